@@ -1,0 +1,301 @@
+package cachewriter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/nixstore"
+)
+
+// An entry is a store path on its way into the cache. The Writer's mutex guards
+// all of it but what says otherwise.
+type entry struct {
+	id          int64
+	info        *nixstore.Info // not changed after look
+	calls       []*call        // who waits for it
+	referrers   []*entry       // who can't be published before it
+	unpublished int            // references that are neither published nor in a batch
+	present     bool           // it is in the cache, but not all that it refers to
+	dump        *dump          // when it is dumped
+	cancel      context.CancelFunc
+	finished    bool
+}
+
+// A call is one call of Copy. The Writer's mutex guards it.
+type call struct {
+	left   int // entries that it waits for
+	idle   chan struct{}
+	result Result
+	errs   []error
+}
+
+// maxErrors is how many paths' errors Copy returns.
+const maxErrors = 10
+
+// Copy writes the closures of the given store paths, references first, and
+// returns when all of them are durable.
+//
+// Paths already in the cache are skipped. Copy is idempotent: after an error or a
+// crash, calling it again continues where it stopped. When some paths fail, all
+// others that do not need them are written all the same.
+//
+// The error may wrap [ErrNotInStore], [ErrStoreCorrupt] or [ErrUnavailable].
+func (w *Writer) Copy(ctx context.Context, paths ...string) (Result, error) {
+	for {
+		result, err := w.copy(ctx, paths)
+		// A path that we share with a call that has just been canceled may be
+		// canceled with it.
+		if !errors.Is(err, context.Canceled) || ctx.Err() != nil || w.ctx.Err() != nil {
+			return result, err
+		}
+	}
+}
+
+func (w *Writer) copy(ctx context.Context, paths []string) (Result, error) {
+	graph, err := w.store.Closure(ctx, paths, w.isComplete)
+	if err != nil {
+		return Result{}, err
+	}
+	c := &call{result: Result{Paths: len(graph)}}
+	w.mu.Lock()
+	w.progress.Paths = len(w.complete) + len(graph)
+	w.mu.Unlock()
+	for first := 0; first < len(graph); first += lookAhead {
+		chunk := graph[first:min(first+lookAhead, len(graph))]
+		looked, err := w.look(ctx, chunk)
+		if err != nil {
+			w.detach(c)
+			return c.result, err
+		}
+		for i, node := range chunk {
+			if err := w.admit(ctx, c, graph, node, looked[i]); err != nil {
+				w.detach(c)
+				return c.result, err
+			}
+		}
+	}
+	return c.result, w.wait(ctx, c)
+}
+
+func (w *Writer) isComplete(id int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.complete[id]
+	return ok
+}
+
+// lookAhead is how many paths are looked up together, so that the answers of a
+// slow file system come at the same time.
+const lookAhead = 256
+
+// A look is what was found out about a path.
+type look struct {
+	info    *nixstore.Info
+	present bool
+	err     error // this path's own trouble
+}
+
+// look finds out which of some paths are in the cache.
+func (w *Writer) look(ctx context.Context, nodes []nixstore.Node) ([]look, error) {
+	looked := make([]look, len(nodes))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for i, node := range nodes {
+		g.Go(func() (err error) {
+			looked[i], err = w.lookAt(ctx, node)
+			return err
+		})
+	}
+	return looked, g.Wait()
+}
+
+func (w *Writer) lookAt(ctx context.Context, node nixstore.Node) (look, error) {
+	info, err := w.store.NodeInfo(ctx, node)
+	if errors.Is(err, ErrNotInStore) {
+		return look{err: err}, nil
+	}
+	if err != nil {
+		return look{}, err
+	}
+	have, err := w.cache.Entry(info.Path)
+	switch {
+	case err == nil && have.NarHash != bincache.Hash(info.NarHash):
+		// Clients may have it already, and everything that refers to it by name is
+		// as good with one as with the other: the first one stays.
+		w.log.Warn("kept another build of the same path", "path", info.Path,
+			"cache_nar_hash", have.NarHash.String(), "store_nar_hash", bincache.Hash(info.NarHash).String())
+		return look{info: info, present: true}, nil
+	case err == nil:
+		return look{info: info, present: true}, nil
+	case errors.Is(err, bincache.ErrDamaged):
+		w.log.Warn("entry will be replaced", "path", info.Path, "err", err)
+		return look{info: info}, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return look{info: info}, nil
+	}
+	err = cacheError(fmt.Errorf("look for %s in the cache: %w", info.Path, err))
+	if errors.Is(err, ErrUnavailable) {
+		return look{}, err
+	}
+	return look{err: err}, nil
+}
+
+// admit lets a path of the graph, all of whose references have been before, into
+// the window, unless it is complete already.
+func (w *Writer) admit(ctx context.Context, c *call, graph nixstore.Graph, node nixstore.Node, l look) error {
+	select {
+	case w.room <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-w.ctx.Done():
+		return context.Canceled
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.admitted(c, graph, node, l) {
+		<-w.room
+	}
+	return nil
+}
+
+// admitted tells whether it made a new entry. The mutex is held.
+func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l look) bool {
+	if _, ok := w.complete[node.ID]; ok {
+		return false // another call was faster
+	}
+	if e, ok := w.open[node.ID]; ok {
+		c.join(e)
+		return false
+	}
+	if l.err != nil {
+		c.fail(l.err)
+		return false
+	}
+	e := &entry{id: node.ID, info: l.info, present: l.present}
+	var waitsFor []*entry
+	for _, i := range node.Refs {
+		id := graph[i].ID
+		if _, ok := w.complete[id]; ok {
+			continue
+		}
+		ref, ok := w.open[id]
+		if !ok {
+			c.fail(fmt.Errorf("copy %s: one of its references could not be copied", l.info.Path))
+			return false
+		}
+		waitsFor = append(waitsFor, ref)
+	}
+	if e.present && len(waitsFor) == 0 {
+		w.complete[e.id] = struct{}{}
+		return false
+	}
+	for _, ref := range waitsFor {
+		ref.referrers = append(ref.referrers, e)
+	}
+	e.unpublished = len(waitsFor)
+	w.open[e.id] = e
+	c.join(e)
+	if !e.present {
+		w.todo = append(w.todo, e)
+		w.changed.Broadcast()
+	}
+	return true
+}
+
+// join makes c wait for e.
+func (c *call) join(e *entry) {
+	e.calls = append(e.calls, c)
+	c.left++
+}
+
+func (c *call) fail(err error) {
+	if len(c.errs) < maxErrors {
+		c.errs = append(c.errs, err)
+	}
+}
+
+// wait waits until every entry that c waits for is finished.
+func (w *Writer) wait(ctx context.Context, c *call) error {
+	w.mu.Lock()
+	c.idle = make(chan struct{})
+	if c.left == 0 {
+		close(c.idle)
+	}
+	w.mu.Unlock()
+	select {
+	case <-c.idle:
+		return errors.Join(c.errs...)
+	case <-ctx.Done():
+		w.detach(c)
+		return ctx.Err()
+	}
+}
+
+// detach makes c wait for nothing any more, and stops what nobody else waits for.
+func (w *Writer) detach(c *call) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range w.open {
+		if !e.forget(c) || len(e.calls) > 0 {
+			continue
+		}
+		if e.cancel != nil {
+			e.cancel()
+		} else if e.dump == nil {
+			w.finish(e, context.Canceled)
+		}
+	}
+}
+
+// forget tells whether c was waiting for e.
+func (e *entry) forget(c *call) bool {
+	i := slices.Index(e.calls, c)
+	if i < 0 {
+		return false
+	}
+	e.calls = slices.Delete(e.calls, i, i+1)
+	return true
+}
+
+// finish ends an entry, for good or ill, and what can't be without it. The
+// mutex is held.
+func (w *Writer) finish(e *entry, err error) {
+	if e.finished {
+		return
+	}
+	e.finished = true
+	delete(w.open, e.id)
+	<-w.room
+	if err == nil {
+		w.complete[e.id] = struct{}{}
+		if e.dump != nil {
+			w.progress.NarBytes += e.dump.narInfo.NarSize
+		}
+	} else if e.dump != nil {
+		e.dump.file.Discard()
+	}
+	for _, c := range e.calls {
+		if err != nil {
+			c.fail(err)
+		} else if e.dump != nil {
+			c.result.Copied++
+			c.result.NarBytes += e.dump.narInfo.NarSize
+			c.result.FileBytes += e.dump.narInfo.FileSize
+		}
+		if c.left--; c.left == 0 && c.idle != nil {
+			close(c.idle)
+		}
+	}
+	if err == nil {
+		return
+	}
+	for _, r := range e.referrers {
+		w.finish(r, fmt.Errorf("copy %s: reference: %w", r.info.Path, err))
+	}
+}

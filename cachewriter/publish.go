@@ -1,0 +1,158 @@
+package cachewriter
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nix-larder/larder/internal/bincache"
+)
+
+// syncs is how many files are synced at a time: the file system makes one journal
+// commit of many.
+const syncs = 16
+
+// publishAll publishes what is ready until the Writer is closed.
+func (w *Writer) publishAll() {
+	for {
+		batch := w.nextBatch()
+		if batch == nil {
+			return
+		}
+		if w.publish(batch) == nil {
+			w.published(batch, nil)
+			continue
+		}
+		// One by one, so that one that can't be published takes only those with it
+		// that need it.
+		for i := range batch {
+			one := batch[i : i+1]
+			if !w.isFinished(one[0]) {
+				w.published(one, w.publish(one))
+			}
+		}
+	}
+}
+
+// published ends the entries of a batch.
+func (w *Writer) published(batch []*entry, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range batch {
+		if err != nil {
+			w.finish(e, cacheError(fmt.Errorf("copy %s: %w", e.info.Path, err)))
+		} else {
+			w.finish(e, nil)
+		}
+	}
+}
+
+func (w *Writer) isFinished(e *entry) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return e.finished
+}
+
+// nextBatch waits for entries to publish, and returns them references first. It
+// returns nil when there will be none.
+func (w *Writer) nextBatch() []*entry {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for {
+		for len(w.ready) == 0 && w.ctx.Err() == nil {
+			w.changed.Wait()
+		}
+		if w.ctx.Err() != nil {
+			return nil
+		}
+		batch := slices.DeleteFunc(w.ready, func(e *entry) bool { return e.finished })
+		w.ready = nil
+		// What waited only for entries of this batch comes behind them.
+		for i := 0; i < len(batch); i++ {
+			for _, r := range batch[i].referrers {
+				r.unpublished--
+				if r.unpublished == 0 && !r.finished && (r.dump != nil || r.present) {
+					batch = append(batch, r)
+				}
+			}
+		}
+		if len(batch) > 0 {
+			return batch
+		}
+	}
+}
+
+// publish makes a batch visible, all of it durable. After an error some of it may
+// be, in order, so that the cache is whole; it can be called again.
+func (w *Writer) publish(batch []*entry) error {
+	batch = slices.DeleteFunc(slices.Clone(batch), func(e *entry) bool { return e.present })
+	var nars []*dump
+	for _, e := range batch {
+		if !e.dump.published {
+			nars = append(nars, e.dump)
+		}
+	}
+	if err := eachOf(nars, func(d *dump) error { return d.file.Sync() }); err != nil {
+		return err
+	}
+	for _, d := range nars {
+		if err := w.cache.PublishNar(d.file, d.narInfo.URL); err != nil {
+			return err
+		}
+		d.published = true
+	}
+	if err := w.cache.SyncDir("nar"); err != nil {
+		return err
+	}
+
+	temps := make([]*bincache.Temp, len(batch))
+	defer func() {
+		for _, t := range temps {
+			if t != nil {
+				t.Discard()
+			}
+		}
+	}()
+	for i, e := range batch {
+		var err error
+		if temps[i], err = w.cache.TempNarInfo(e.dump.narInfo); err != nil {
+			return err
+		}
+	}
+	if err := eachOf(temps, (*bincache.Temp).Sync); err != nil {
+		return err
+	}
+	for i, e := range batch {
+		if err := w.cache.PublishNarInfo(temps[i], e.info.Path); err != nil {
+			return err
+		}
+	}
+	return w.cache.SyncDir(".")
+}
+
+// eachOf does something to all of a batch, several at a time.
+func eachOf[T any](batch []T, do func(T) error) error {
+	var g errgroup.Group
+	g.SetLimit(syncs)
+	for _, x := range batch {
+		g.Go(func() error { return do(x) })
+	}
+	return g.Wait()
+}
+
+// cacheError adds [ErrUnavailable] to an error of the cache that no path is to
+// blame for.
+func cacheError(err error) error {
+	for _, errno := range []syscall.Errno{
+		syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EACCES, syscall.EPERM, syscall.EIO,
+		syscall.ENOENT, syscall.ENOTDIR, syscall.ESTALE, syscall.EMFILE, syscall.ENFILE,
+	} {
+		if errors.Is(err, errno) {
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+	}
+	return err
+}

@@ -1,0 +1,173 @@
+// Package cachewriter copies closures of Nix store paths into a binary cache kept
+// as plain files, which any web server can publish as it is.
+//
+// # Order of writes
+//
+// A client that sees a narinfo may fetch its NAR and everything it references. So
+// files become visible in this order, each durable before the next:
+//
+//  1. the NAR,
+//  2. the narinfos of all references,
+//  3. the narinfo.
+//
+// A crash can leave a NAR without a narinfo, never the reverse, and never a
+// narinfo whose references have none.
+//
+// # Pipeline
+//
+//	Copy ──▶ look ──▶ window ──▶ dump ──▶ publish
+//
+// Copy walks a closure, references first, looks which entries are missing, and
+// hands those to the dumpers through a window that bounds how many are unfinished.
+// A dumper reads a store path once, and in that pass hashes the NAR, compresses
+// it, and hashes the file. The publisher takes whatever is dumped, and whose
+// references are published or come with it, as one batch: many files, few syncs.
+//
+// Calls of Copy share all of it: a path that two closures need is dumped once.
+//
+// A NAR is published only if its hash and size are those in Nix's database. Memory
+// is bounded by the window and by a frame per dumper; only Copy's list of a
+// closure grows with it, by less than 200 bytes for each path.
+package cachewriter
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"runtime"
+	"sync"
+
+	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/nixstore"
+)
+
+var (
+	// ErrNotInStore says that a path, or one of its closure, is not in the local
+	// store, or not any more. Trying again will not help.
+	ErrNotInStore = nixstore.ErrNotValid
+	// ErrStoreCorrupt says that a path's contents are not what Nix registered.
+	// Trying again will not help until the store is repaired.
+	ErrStoreCorrupt = errors.New("the store is corrupt")
+	// ErrUnavailable says that the cache can't take anything now: it is full, gone,
+	// or not writable. The path has no fault in it.
+	ErrUnavailable = errors.New("cache is unavailable")
+)
+
+// window bounds how many entries are between Copy and the end of the publisher:
+// enough that syncs are shared by many, and that the dumpers never wait for them.
+const window = 1024
+
+// Options tell New what to do. The zero value of every optional field is a
+// sensible default.
+type Options struct {
+	// Cache is where entries go. It must not be nil.
+	Cache *bincache.Cache
+
+	// Store is where paths come from. It must not be nil.
+	Store *nixstore.Store
+
+	// Compression of new NARs. The zero value means DefaultCompression.
+	Compression Compression
+
+	// Workers is how many paths are dumped at a time. Zero means one per core.
+	Workers int
+
+	// Background makes dumping and compressing give way to everything else on the
+	// machine.
+	Background bool
+
+	// Log gets what a person should know. Nil means nobody wants to.
+	Log *slog.Logger
+}
+
+// A Writer writes to a cache. It is safe for use by several goroutines, and the
+// cache by several processes.
+type Writer struct {
+	cache       *bincache.Cache
+	store       *nixstore.Store
+	compression Compression
+	log         *slog.Logger
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup // dumpers and publisher
+	room   chan struct{}  // holds a token for every entry in the window
+
+	mu       sync.Mutex // guards what is below, and every entry and call
+	changed  *sync.Cond // todo or ready has grown, or ctx has ended
+	complete map[int64]struct{}
+	open     map[int64]*entry // in the window, by row of Nix's database
+	todo     []*entry         // to be dumped
+	ready    []*entry         // dumped, with all references published or in a batch
+	progress Progress
+}
+
+// New returns a Writer. It must be closed.
+func New(o Options) *Writer {
+	if o.Compression == (Compression{}) {
+		o.Compression = DefaultCompression
+	}
+	if o.Workers == 0 {
+		o.Workers = runtime.NumCPU()
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	w := &Writer{
+		cache:       o.Cache,
+		store:       o.Store,
+		compression: o.Compression,
+		log:         o.Log,
+		room:        make(chan struct{}, window),
+		complete:    make(map[int64]struct{}),
+		open:        make(map[int64]*entry),
+	}
+	w.changed = sync.NewCond(&w.mu)
+	w.ctx, w.cancel = context.WithCancel(context.Background())
+	context.AfterFunc(w.ctx, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.changed.Broadcast()
+	})
+	for range o.Workers {
+		w.tasks.Go(func() { w.dumpAll(o.Background) })
+	}
+	w.tasks.Go(w.publishAll)
+	return w
+}
+
+// Close ends all work and waits for it. Calls of Copy that are under way return
+// an error.
+func (w *Writer) Close() {
+	w.cancel()
+	w.tasks.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range w.open {
+		w.finish(e, context.Canceled)
+	}
+}
+
+// Result counts what a call of Copy did.
+type Result struct {
+	Paths     int   // looked at; those known from an earlier call are not
+	Copied    int   // written to the cache by this process
+	NarBytes  int64 // of those: sizes of their NARs
+	FileBytes int64 // of those: sizes in the cache
+}
+
+// Progress is how far all calls of Copy together are.
+type Progress struct {
+	Paths    int   // to look at, as far as known
+	Done     int   // of those: in the cache
+	NarBytes int64 // of those copied
+}
+
+// Progress returns how far all calls of Copy together are.
+func (w *Writer) Progress() Progress {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.progress
+	p.Done = len(w.complete)
+	return p
+}

@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/nix-larder/larder/cachewriter"
+	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/nixstore"
+	"github.com/nix-larder/larder/queue"
+)
+
+// Flags that several commands have. A flag goes before its variable of the
+// environment, that before the queue's settings, and those before the default.
+func cacheFlag() cli.Flag {
+	return &cli.StringFlag{Name: "cache", EnvVars: []string{"LARDER_CACHE"}, Usage: "the cache: file:///DIR, or just a directory"}
+}
+
+func queueFlag() cli.Flag {
+	return &cli.StringFlag{Name: "queue", EnvVars: []string{"LARDER_QUEUE"}, Usage: "the queue's `FILE`"}
+}
+
+func compressionFlag() cli.Flag {
+	return &cli.StringFlag{Name: "compression", EnvVars: []string{"LARDER_COMPRESSION"}, Usage: "zstd, zstd:1 to zstd:22, or none"}
+}
+
+func workersFlag() cli.Flag {
+	return &cli.IntFlag{Name: "workers", EnvVars: []string{"LARDER_WORKERS"}, Usage: "how many paths to compress at a time (default: one per core)"}
+}
+
+func jsonFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "json", Usage: "print the result as JSON"}
+}
+
+func quietFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "show no progress"}
+}
+
+// noArgs is for commands that take flags only.
+func noArgs(c *cli.Context) error {
+	if c.NArg() == 0 {
+		return nil
+	}
+	return usageError(fmt.Sprintf("unexpected argument %q", c.Args().First()), "larder "+c.Command.Name+" --help shows how it is called")
+}
+
+// flagsFirst refuses flags behind arguments, which would be taken for paths.
+func flagsFirst(c *cli.Context) error {
+	for _, arg := range c.Args().Slice() {
+		if strings.HasPrefix(arg, "-") {
+			return usageError(fmt.Sprintf("flag %s is behind an argument", arg), "put all flags before the first path")
+		}
+	}
+	return nil
+}
+
+// queueFile returns the queue that the command line names, or the user's.
+func queueFile(c *cli.Context) (string, error) {
+	if file := c.String("queue"); file != "" {
+		return file, nil
+	}
+	return queue.DefaultFile(os.Geteuid(), os.Getenv)
+}
+
+// openQueue opens the queue that the command line names, with its settings. A
+// queue belongs to one cache: if it has none yet, that of the command line is
+// its cache from now on, and with create the queue is made for it.
+func openQueue(c *cli.Context, create bool) (*queue.Queue, queue.Settings, error) {
+	file, err := queueFile(c)
+	if err != nil {
+		return nil, queue.Settings{}, err
+	}
+	open := queue.Open
+	if create {
+		open = queue.Create
+	}
+	q, err := open(c.Context, file)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = withHint(err, "larder init --cache DIR makes a queue and its cache; --queue FILE names another one")
+	}
+	if err != nil {
+		return nil, queue.Settings{}, err
+	}
+	s, err := settle(c.Context, q, c.String("cache"))
+	if err != nil {
+		q.Close()
+	}
+	return q, s, err
+}
+
+// settle returns the queue's settings, in which cache is the cache.
+func settle(ctx context.Context, q *queue.Queue, cache string) (queue.Settings, error) {
+	s, err := q.Settings(ctx)
+	if err != nil || cache == "" {
+		return s, err
+	}
+	dir, err := parseCache(cache)
+	if err != nil {
+		return s, err
+	}
+	switch url := bincache.URL(dir); s.Cache {
+	case url:
+		return s, nil
+	case "":
+		s.Cache = url
+		return s, q.SetSettings(ctx, s)
+	default:
+		return s, withHint(
+			fmt.Errorf("queue %q belongs to cache %s, not %s", q.File(), s.Cache, url),
+			"leave --cache out, or use a queue of its own with --queue FILE")
+	}
+}
+
+func parseCache(arg string) (dir string, err error) {
+	dir, err = bincache.ParseURL(arg)
+	if err != nil {
+		return "", &exitCoder{exitUsage, withHint(err, "name a directory: --cache file:///var/cache/nix")}
+	}
+	return dir, nil
+}
+
+// cacheURL returns the cache of the command line or of the queue's settings.
+func cacheURL(c *cli.Context, s queue.Settings) (string, error) {
+	if url := c.String("cache"); url != "" {
+		return url, nil
+	}
+	if s.Cache != "" {
+		return s.Cache, nil
+	}
+	return "", usageError("no cache is named", "name one: --cache file:///var/cache/nix, or LARDER_CACHE")
+}
+
+// parseCompression returns the compression of the command line or of the queue's
+// settings.
+func parseCompression(c *cli.Context, s queue.Settings) (cachewriter.Compression, error) {
+	text := c.String("compression")
+	if text == "" {
+		text = s.Compression
+	}
+	compression, err := cachewriter.ParseCompression(text)
+	if err != nil {
+		return compression, usageError(err.Error(), "for example --compression zstd:3")
+	}
+	return compression, nil
+}
+
+// openStore opens the local Nix store.
+func openStore() (*nixstore.Store, error) {
+	store, err := nixstore.Open(nixstore.DefaultDirs(), 10*time.Second)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = withHint(err, "is Nix installed here? NIX_STATE_DIR names another place than /nix/var/nix")
+	}
+	return store, err
+}
+
+// openCache opens a cache. One that the command line names is made if it is
+// missing; one that a queue remembers is not, or an unmounted disk would be
+// written below its mount point.
+func openCache(url string, named bool, storeDir string) (*bincache.Cache, error) {
+	dir, err := parseCache(url)
+	if err != nil {
+		return nil, err
+	}
+	if named {
+		return bincache.Create(dir, storeDir, bincache.Options{})
+	}
+	cache, err := bincache.Open(dir, storeDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = withHint(err, fmt.Sprintf("is the disk mounted? larder init --cache %s makes a new one", dir))
+	}
+	return cache, err
+}
+
+// sweepAge is how old an unfinished file has to be before it is looked at.
+const sweepAge = time.Minute
+
+// A target is where a command copies to.
+type target struct {
+	store  *nixstore.Store
+	cache  *bincache.Cache
+	writer *cachewriter.Writer
+}
+
+// openTarget opens the store, the cache, and a writer between them.
+func openTarget(c *cli.Context, s queue.Settings, background bool, log *slog.Logger) (*target, error) {
+	url, err := cacheURL(c, s)
+	if err != nil {
+		return nil, err
+	}
+	compression, err := parseCompression(c, s)
+	if err != nil {
+		return nil, err
+	}
+	if c.Int("workers") < 0 {
+		return nil, usageError(fmt.Sprintf("--workers is %d", c.Int("workers")), "at least 1, or leave it out")
+	}
+	store, err := openStore()
+	if err != nil {
+		return nil, err
+	}
+	cache, err := openCache(url, c.String("cache") != "", store.Dirs().Store)
+	if err == nil {
+		err = cache.CheckWritable()
+	}
+	if err == nil {
+		err = cache.SweepTemp(sweepAge)
+	}
+	if err != nil {
+		store.Close()
+		return nil, err
+	}
+	return &target{store, cache, cachewriter.New(cachewriter.Options{
+		Cache:       cache,
+		Store:       store,
+		Compression: compression,
+		Workers:     c.Int("workers"),
+		Background:  background,
+		Log:         log,
+	})}, nil
+}
+
+func (t *target) close() {
+	t.writer.Close()
+	t.cache.Close()
+	t.store.Close()
+}

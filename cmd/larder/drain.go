@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/nix-larder/larder/internal/worker"
+	"github.com/nix-larder/larder/queue"
+)
+
+func drainCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "drain",
+		Usage: "wait until everything queued is in the cache",
+		Description: "Does the work itself when no daemon is alive. Exits with 3 if the timeout passed with jobs left over, which stay queued, " +
+			"and with 4 if some jobs are dead letters.",
+		Flags: []cli.Flag{
+			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
+			&cli.DurationFlag{Name: "timeout", EnvVars: []string{"LARDER_TIMEOUT"}, Usage: "how long to wait (default: as long as it takes)"},
+		},
+		Action: drain,
+	}
+}
+
+func drain(c *cli.Context) error {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	q, settings, err := openQueue(c, false)
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	before, err := q.Counts(c.Context)
+	if err != nil {
+		return err
+	}
+	ctx := c.Context
+	if timeout := c.Duration("timeout"); timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	err = drainQueue(ctx, c, q, settings)
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	after, err := q.Counts(context.WithoutCancel(ctx))
+	if err != nil {
+		return err
+	}
+	return printDrained(c, before, after)
+}
+
+// drainQueue returns when the queue is empty, whoever emptied it.
+func drainQueue(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings) error {
+	for {
+		lock, err := q.Lock()
+		if err == nil {
+			defer lock.Unlock()
+			return drainHere(ctx, c, q, s, lock)
+		}
+		if !errors.Is(err, queue.ErrLocked) {
+			return err
+		}
+		if done, err := waitForWorker(ctx, c, q); done || err != nil {
+			return err
+		}
+	}
+}
+
+// waitForWorker waits a while for the worker that is alive.
+func waitForWorker(ctx context.Context, c *cli.Context, q *queue.Queue) (done bool, err error) {
+	counts, err := q.Counts(ctx)
+	if err != nil || counts.Left() == 0 {
+		return err == nil, err
+	}
+	select {
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case <-time.After(100 * time.Millisecond):
+		return false, nil
+	}
+}
+
+// drainHere does the work itself.
+func drainHere(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings, lock *queue.Lock) error {
+	log := stderrLog(c)
+	t, err := openTarget(c, s, false, log)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	cfg, err := workerConfig(q, lock, t, log)
+	if err != nil {
+		return err
+	}
+	// What is in hand at the deadline goes back: a deadline is when people want
+	// the end, not the beginning of it.
+	cfg.StopTimeout = time.Millisecond
+	done := showProgress(c, t.writer)
+	defer done()
+	return worker.Drain(ctx, cfg)
+}
+
+func printDrained(c *cli.Context, before, after queue.Counts) error {
+	result := struct {
+		Waiting int64 `json:"waiting"`
+		Dead    int64 `json:"dead"`
+	}{after.Left(), after.Dead}
+	text := fmt.Sprintf("drained %d jobs, %d left, %d dead letters\n", max(0, before.Left()-after.Left()), after.Left(), after.Dead)
+	if err := printResult(c, result, text); err != nil {
+		return err
+	}
+	switch {
+	case after.Dead > 0:
+		return &exitCoder{exitDead, withHint(fmt.Errorf("%d jobs are dead letters", after.Dead), "larder status says why; larder retry tries them again")}
+	case after.Left() > 0:
+		return &exitCoder{exitLeftOver, withHint(fmt.Errorf("the timeout passed with %d jobs left over", after.Left()), "they are still queued: larder drain goes on")}
+	}
+	return nil
+}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+
+	"github.com/nix-larder/larder/cachewriter"
+	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/queue"
+)
+
+// A hinted error knows what to type next.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h *hinted) Unwrap() error { return h.error }
+
+func withHint(err error, hint string) error { return &hinted{err, hint} }
+
+// hintFor returns what to type next after an error, or "". What was said where
+// the error happened is better than what is said here.
+func hintFor(err error) string {
+	var h *hinted
+	if errors.As(err, &h) {
+		return h.hint
+	}
+	for _, known := range []struct {
+		is   error
+		hint string
+	}{
+		{queue.ErrTooNew, "a newer larder made this queue: install that one, or use another queue with --queue FILE"},
+		{queue.ErrNotQueue, "choose another file with --queue FILE"},
+		{queue.ErrCorrupt, "move the file away and run larder init again: paths that still have roots are queued anew"},
+		{queue.ErrRemote, "choose a file on a local disk with --queue FILE"},
+		{queue.ErrLocked, "larder status shows what it does; stop it first, or let it work"},
+		{bincache.ErrNotCache, "choose an empty directory, one that is not there yet, or a binary cache"},
+		{bincache.ErrStoreDir, "use a cache of its own for each store directory"},
+		{cachewriter.ErrNotInStore, "build or download it first: nix-store --realise PATH"},
+		{cachewriter.ErrStoreCorrupt, "let Nix repair it: nix-store --repair-path PATH"},
+		{cachewriter.ErrUnavailable, "look for free space and permissions in the cache directory, then run the command again"},
+		{fs.ErrPermission, "run it as the owner (sudo?), or choose others with --cache DIR and --queue FILE"},
+	} {
+		if errors.Is(err, known.is) {
+			return known.hint
+		}
+	}
+	return ""
+}

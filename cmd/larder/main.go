@@ -1,0 +1,110 @@
+// Larder keeps what Nix builds: it copies every new store path, with all that it
+// needs, into a binary cache in a directory.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+// Exit codes: see README.md.
+const (
+	exitError    = 1
+	exitUsage    = 2
+	exitLeftOver = 3
+	exitDead     = 4
+)
+
+func main() {
+	// A second signal must not wait for what the first one began.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	app := &cli.App{
+		Name:                   "larder",
+		Usage:                  "keep what Nix builds in a binary cache directory, by itself",
+		Version:                version,
+		HideHelpCommand:        true,
+		UseShortOptionHandling: true,
+		Reader:                 stdin,
+		Writer:                 stdout,
+		ErrWriter:              stderr,
+		ExitErrHandler:         func(*cli.Context, error) {}, // main decides
+		OnUsageError:           onUsageError,
+		Action:                 noCommand,
+		Commands: []*cli.Command{
+			initCommand(),
+			uninstallCommand(),
+			daemonCommand(),
+			pushCommand(),
+			drainCommand(),
+			statusCommand(),
+			retryCommand(),
+		},
+	}
+	for _, c := range app.Commands {
+		c.OnUsageError = onUsageError
+		c.HideHelpCommand = true
+	}
+	err := app.RunContext(ctx, args)
+	return report(stderr, err)
+}
+
+// noCommand is called when the first word is no command.
+func noCommand(c *cli.Context) error {
+	if c.NArg() == 0 {
+		return cli.ShowAppHelp(c)
+	}
+	return usageError(fmt.Sprintf("%q is not a command", c.Args().First()), "larder --help lists the commands")
+}
+
+func onUsageError(c *cli.Context, err error, _ bool) error {
+	name := "larder"
+	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "larder" {
+		name += " " + c.Command.Name
+	}
+	return usageError(err.Error(), name+" --help lists the flags")
+}
+
+// An exitCoder is an error with an exit code of its own.
+type exitCoder struct {
+	code int
+	err  error
+}
+
+func (e *exitCoder) Error() string { return e.err.Error() }
+func (e *exitCoder) Unwrap() error { return e.err }
+
+// usageError says that the command line is wrong, and what to type instead.
+func usageError(problem, hint string) error {
+	return &exitCoder{exitUsage, withHint(errors.New(problem), hint)}
+}
+
+// report prints an error as people want it, and returns the exit code.
+func report(stderr io.Writer, err error) int {
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "larder: error: %v\n", err)
+	if hint := hintFor(err); hint != "" {
+		fmt.Fprintf(stderr, "larder: hint: %s\n", hint)
+	}
+	var e *exitCoder
+	if errors.As(err, &e) {
+		return e.code
+	}
+	return exitError
+}

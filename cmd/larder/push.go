@@ -1,0 +1,121 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+
+	"github.com/nix-larder/larder/cachewriter"
+	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/nixstore"
+	"github.com/nix-larder/larder/queue"
+)
+
+func pushCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "push",
+		Usage:     "copy the closures of store paths to the cache, now",
+		ArgsUsage: "PATH…",
+		Description: "Copies what is missing, as nix copy --to file://… does, without a daemon. A PATH is a store path, a file in one, " +
+			"or a link to one, such as ./result.",
+		Flags: []cli.Flag{
+			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
+			&cli.BoolFlag{Name: "stdin", Usage: "read more paths from standard input, one per line"},
+		},
+		Action: push,
+	}
+}
+
+func push(c *cli.Context) error {
+	if err := flagsFirst(c); err != nil {
+		return err
+	}
+	args := c.Args().Slice()
+	if c.Bool("stdin") {
+		lines, err := readLines(c.App.Reader)
+		if err != nil {
+			return err
+		}
+		args = append(args, lines...)
+	}
+	if len(args) == 0 && !c.Bool("stdin") {
+		return usageError("no path is named", "larder push --cache DIR ./result")
+	}
+	paths, err := parsePaths(args)
+	if err != nil {
+		return err
+	}
+	settings, err := pushSettings(c)
+	if err != nil {
+		return err
+	}
+	t, err := openTarget(c, settings, false, stderrLog(c))
+	if err != nil {
+		return err
+	}
+	defer t.close()
+
+	done := showProgress(c, t.writer)
+	result, err := t.writer.Copy(c.Context, paths...)
+	done()
+	if err != nil {
+		return err
+	}
+	return printPushed(c, bincache.URL(t.cache.Path()), result)
+}
+
+// pushSettings returns the settings of the user's queue, for the cache that the
+// command line does not name.
+func pushSettings(c *cli.Context) (queue.Settings, error) {
+	if c.String("cache") != "" {
+		return queue.Settings{}, nil
+	}
+	q, s, err := openQueue(c, false)
+	if err != nil {
+		return s, err
+	}
+	return s, q.Close()
+}
+
+func parsePaths(args []string) ([]string, error) {
+	dirs := nixstore.DefaultDirs()
+	paths := make([]string, len(args))
+	for i, arg := range args {
+		path, err := nixstore.ParsePath(dirs.Store, arg)
+		if err != nil {
+			return nil, withHint(fmt.Errorf("%q is not a store path: %w", arg, err), "a path looks like "+dirs.Store+"/<hash>-<name>; ./result works too")
+		}
+		paths[i] = path
+	}
+	return paths, nil
+}
+
+func readLines(r io.Reader) ([]string, error) {
+	var lines []string
+	s := bufio.NewScanner(r)
+	for s.Scan() {
+		if line := strings.TrimSpace(s.Text()); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	if err := s.Err(); err != nil {
+		return nil, fmt.Errorf("read paths: %w", err)
+	}
+	return lines, nil
+}
+
+func printPushed(c *cli.Context, url string, r cachewriter.Result) error {
+	result := struct {
+		Cache     string `json:"cache"`
+		Paths     int    `json:"paths"`
+		Copied    int    `json:"copied"`
+		NarBytes  int64  `json:"nar_bytes"`
+		FileBytes int64  `json:"file_bytes"`
+	}{url, r.Paths, r.Copied, r.NarBytes, r.FileBytes}
+	return printResult(c, result, fmt.Sprintf("copied %d of %d paths to %s (%s, %s compressed)\n",
+		r.Copied, r.Paths, url, humanize.IBytes(uint64(r.NarBytes)), humanize.IBytes(uint64(r.FileBytes))))
+}

@@ -1,0 +1,278 @@
+// Package bincache is the format of a binary cache in a directory: what is where,
+// how it is read, and how one file is published.
+//
+//	nix-cache-info            the store directory; every file is made with its mode
+//	<hash>.narinfo            one per store path; its presence is the promise
+//	nar/<filehash>.nar.zst    compressed contents, named by their own hash
+//	log/  realisations/  build-trace-v2/
+//	                          what other versions of Nix make when they open a
+//	                          cache, and fail without where they may not write
+//	.larder/tmp/              unfinished files, each flocked by its writer
+//	.larder/lock              for what changes entries, never for adding
+//	CACHEDIR.TAG, .gitignore, .keep in every directory
+//
+// The layout is Nix's (src/libstore/binary-cache-store.cc). Any number of
+// processes may add to a cache at the same time: a file is written below tmp and
+// appears under its name complete, by link(2).
+package bincache
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+var (
+	// ErrNotCache says that a directory has other things in it than a cache.
+	ErrNotCache = errors.New("not a binary cache")
+	// ErrStoreDir says that a cache is for a store in another place.
+	ErrStoreDir = errors.New("cache is for another store directory")
+)
+
+const (
+	infoFile = "nix-cache-info"
+	tmpDir   = ".larder/tmp"
+	lockFile = ".larder/lock"
+)
+
+// dirs are made when a cache is, and again if a copy of it lost them.
+var dirs = []string{"nar", "log", "realisations", "build-trace-v2", ".larder", tmpDir}
+
+// A Cache is a binary cache in a directory. It is safe for use by several
+// goroutines, and by several processes.
+type Cache struct {
+	root     *os.Root // every path we touch is below it
+	path     string
+	storeDir string
+	fileMode fs.FileMode
+	info     fs.FileInfo // of nix-cache-info when the cache was opened
+}
+
+// Options say how a cache is made. Opening one that is there does not need them.
+type Options struct {
+	// Mode is the mode of files. Directories have it too, with an x for every r.
+	// Zero means 0644: any client has to be able to read the cache.
+	Mode fs.FileMode
+
+	// Group owns the files, by name or number, and directories are made so that
+	// they pass it on (setgid). Empty means whatever the system gives them.
+	Group string
+}
+
+// Create opens the cache in the directory path, and makes it first if path is
+// missing or empty.
+func Create(path, storeDir string, o Options) (*Cache, error) {
+	c, err := Open(path, storeDir)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return c, err
+	}
+	if err := create(path, storeDir, o); err != nil {
+		return nil, fmt.Errorf("make cache: %w", err)
+	}
+	return Open(path, storeDir)
+}
+
+func create(path, storeDir string, o Options) error {
+	if o.Mode == 0 {
+		o.Mode = 0o644
+	}
+	made := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err := errors.Join(made, ignoreExist(os.Mkdir(path, 0o777))); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		// Somebody may be making the same cache at this moment, or was killed.
+		if name := e.Name(); name != infoFile && !isOurs(name) {
+			return fmt.Errorf("%s: %w, and has %s in it", path, ErrNotCache, name)
+		}
+	}
+	mode := dirMode(o.Mode)
+	if o.Group != "" {
+		gid, err := lookupGroup(o.Group)
+		if err != nil {
+			return err
+		}
+		if err := os.Chown(path, -1, gid); err != nil {
+			return err
+		}
+		mode |= fs.ModeSetgid
+	}
+	if err := chmodDir(path, mode); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+
+	c := &Cache{root: root, path: path, fileMode: o.Mode}
+	if err := c.makeDirs(); err != nil {
+		return err
+	}
+	// This one last: it makes a directory a cache, and says how files are made.
+	//
+	// WantMassQuery lets clients ask for many paths at once. The priority is
+	// before cache.nixos.org's 40: this cache is nearer.
+	return c.writeOnce(infoFile, "StoreDir: "+storeDir+"\nWantMassQuery: 1\nPriority: 30\n")
+}
+
+// isOurs tells whether a name in a cache's top directory is one that makeDirs
+// makes.
+func isOurs(name string) bool {
+	switch name {
+	case "nar", "log", "realisations", "build-trace-v2", ".larder", ".keep", ".gitignore", "CACHEDIR.TAG":
+		return true
+	}
+	return false
+}
+
+// makeDirs makes every directory and small file that is missing. Archives and
+// CI providers drop empty directories, which is what .keep is against.
+func (c *Cache) makeDirs() error {
+	for _, dir := range dirs {
+		err := c.root.Mkdir(dir, 0o777)
+		if err == nil {
+			err = chmodDir(filepath.Join(c.path, dir), dirMode(c.fileMode))
+		}
+		if err := ignoreExist(err); err != nil {
+			return err
+		}
+	}
+	files := map[string]string{
+		".keep":        "",
+		".gitignore":   "*\n",
+		"CACHEDIR.TAG": "Signature: 8a477f597d28d172789f06886806bc55\n# A binary cache for Nix. See https://bford.info/cachedir/\n",
+	}
+	for _, dir := range dirs {
+		files[dir+"/.keep"] = ""
+	}
+	for name, text := range files {
+		if _, err := c.root.Lstat(name); err == nil {
+			continue
+		}
+		if err := c.writeOnce(name, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Open opens the cache in the directory path for reading and writing. The error
+// wraps [fs.ErrNotExist] if there is none, [ErrNotCache] if something else is
+// there, and [ErrStoreDir] if its paths are not below storeDir.
+func Open(path, storeDir string) (*Cache, error) {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	c := &Cache{root: root, path: path, storeDir: storeDir}
+	if err := c.readInfo(); err != nil {
+		root.Close()
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	if err := c.makeDirs(); err != nil {
+		root.Close()
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	return c, nil
+}
+
+func (c *Cache) readInfo() error {
+	f, err := c.root.Open(infoFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s has no %s: %w", c.path, infoFile, fs.ErrNotExist)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	c.info, c.fileMode = info, info.Mode().Perm()
+	text, err := io.ReadAll(io.LimitReader(f, 1<<16))
+	if err != nil {
+		return err
+	}
+	for line := range bytes.Lines(text) {
+		dir, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("StoreDir: "))
+		if ok && string(dir) != c.storeDir {
+			return fmt.Errorf("%s: %w: %s, want %s", c.path, ErrStoreDir, dir, c.storeDir)
+		}
+	}
+	return nil
+}
+
+// CheckWritable returns an error if files can't be made in the cache.
+func (c *Cache) CheckWritable() error {
+	t, err := c.CreateTemp()
+	if err != nil {
+		return fmt.Errorf("write to cache %s: %w", c.path, err)
+	}
+	t.Discard()
+	return nil
+}
+
+// Replaced tells whether the cache is gone from where it was opened, or is another
+// one: then nothing that is remembered of it holds.
+func (c *Cache) Replaced() bool {
+	now, err := os.Stat(filepath.Join(c.path, infoFile))
+	return err != nil || !os.SameFile(c.info, now)
+}
+
+// Close closes the cache.
+func (c *Cache) Close() error { return c.root.Close() }
+
+// Path returns the directory.
+func (c *Cache) Path() string { return c.path }
+
+// dirMode returns the mode of a directory that goes with a mode of files.
+func dirMode(file fs.FileMode) fs.FileMode { return file | file&0o444>>2 | 0o700 }
+
+// chmodDir sets a directory's mode against the umask, and keeps the setgid bit
+// that it may have inherited.
+func chmodDir(path string, mode fs.FileMode) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	return os.Chmod(path, mode|info.Mode()&fs.ModeSetgid)
+}
+
+func lookupGroup(name string) (int, error) {
+	if gid, err := strconv.Atoi(name); err == nil {
+		return gid, nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+func ignoreExist(err error) error {
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// narInfoName returns the file that describes a store path.
+func narInfoName(storePath string) string {
+	base := filepath.Base(storePath)
+	hash, _, _ := strings.Cut(base, "-")
+	return hash + ".narinfo"
+}

@@ -1,0 +1,126 @@
+package bincache
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+)
+
+// maxNarInfo is the largest .narinfo file that is read: a path with a hundred
+// thousand references.
+const maxNarInfo = 16 << 20
+
+// ErrDamaged says that there is a narinfo, but it can't be read, or its NAR is
+// missing or has another size than it says.
+var ErrDamaged = errors.New("entry is damaged")
+
+// Entry returns the entry of a store path. The error wraps [fs.ErrNotExist] if
+// there is none, and [ErrDamaged] if clients can't use it.
+func (c *Cache) Entry(storePath string) (*NarInfo, error) {
+	n, err := c.readNarInfo(narInfoName(storePath))
+	if err != nil {
+		return nil, err
+	}
+	if n.StorePath != storePath {
+		return nil, fmt.Errorf("%w: it is for %s", ErrDamaged, n.StorePath)
+	}
+	info, err := c.root.Stat(n.URL)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w: %s is missing", ErrDamaged, n.URL)
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%w: %s is not a regular file", ErrDamaged, n.URL)
+	case n.FileSize != 0 && info.Size() != n.FileSize:
+		return nil, fmt.Errorf("%w: size of %s is %d, want %d", ErrDamaged, n.URL, info.Size(), n.FileSize)
+	}
+	return n, nil
+}
+
+func (c *Cache) readNarInfo(name string) (*NarInfo, error) {
+	f, err := c.root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxNarInfo))
+	if err != nil {
+		return nil, err
+	}
+	n, err := ParseNarInfo(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return n, nil
+}
+
+// NarName returns the name under which a NAR is published: Nix's own, by the hash
+// of the file and the ending of its compression.
+func NarName(fileHash Hash, compression string) string {
+	ending := map[string]string{"zstd": ".zst", "xz": ".xz"}[compression]
+	return "nar/" + fileHash.Digits() + ".nar" + ending
+}
+
+// PublishNar publishes a finished NAR. One that is there with the same size is
+// the same: its name is its hash.
+func (c *Cache) PublishNar(t *Temp, name string) error {
+	err := t.Publish(name)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	have, err := c.root.Stat(name)
+	if err != nil {
+		return err
+	}
+	want, err := t.Stat()
+	if err != nil {
+		return err
+	}
+	if have.Size() != want.Size() {
+		// Something cut it short. It must be mended whoever wrote it, or every
+		// later entry with these contents would be broken from the start.
+		return t.Replace(name)
+	}
+	t.Discard()
+	return nil
+}
+
+// PublishNarInfo publishes a narinfo, and with it an entry, whose NAR and whose
+// references' narinfos must be in place. One that is there is kept, unless it is
+// damaged.
+func (c *Cache) PublishNarInfo(t *Temp, storePath string) error {
+	name := narInfoName(storePath)
+	err := t.Publish(name)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	unlock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	_, err = c.Entry(storePath)
+	switch {
+	case err == nil:
+		t.Discard()
+		return nil
+	case errors.Is(err, ErrDamaged), errors.Is(err, fs.ErrNotExist):
+		return t.Replace(name)
+	}
+	return err
+}
+
+// TempNarInfo writes a narinfo into an unfinished file.
+func (c *Cache) TempNarInfo(n *NarInfo) (*Temp, error) {
+	t, err := c.CreateTemp()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := t.Write(n.Format()); err != nil {
+		t.Discard()
+		return nil, err
+	}
+	return t, nil
+}

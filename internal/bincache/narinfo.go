@@ -1,0 +1,179 @@
+package bincache
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+	"github.com/nix-community/go-nix/pkg/nixhash"
+)
+
+// A NarInfo says what a store path is, and where its NAR is.
+type NarInfo struct {
+	StorePath   string   // full path
+	URL         string   // the NAR, relative to the cache
+	Compression string   // such as "zstd" or "none"
+	FileHash    Hash     // of the NAR as it lies in the cache
+	FileSize    int64    // bytes
+	NarHash     Hash     // of the NAR itself
+	NarSize     int64    // bytes
+	References  []string // base names of store paths, sorted
+	Deriver     string   // base name, or "" if unknown
+	Sigs        []string // name:base64, sorted
+	CA          string   // content address, or ""
+}
+
+// A Hash is a SHA-256.
+type Hash [32]byte
+
+// String returns the hash as Nix writes it: sha256: and 52 digits in base 32.
+func (h Hash) String() string { return "sha256:" + h.Digits() }
+
+// Digits returns the hash in Nix's base 32, which is how it stands in file names.
+func (h Hash) Digits() string { return nixbase32.EncodeToString(h[:]) }
+
+// Format returns the text of a .narinfo file.
+//
+// It follows NarInfo::to_string in Nix's src/libstore/nar-info.cc: this order of
+// fields, one space behind each colon even before an empty value (Nix's parser
+// skips it unseen), and a line feed at the end.
+func (n *NarInfo) Format() []byte {
+	var b strings.Builder
+	line := func(name, value string) { b.WriteString(name + ": " + value + "\n") }
+	line("StorePath", n.StorePath)
+	line("URL", n.URL)
+	line("Compression", n.Compression)
+	line("FileHash", n.FileHash.String())
+	line("FileSize", strconv.FormatInt(n.FileSize, 10))
+	line("NarHash", n.NarHash.String())
+	line("NarSize", strconv.FormatInt(n.NarSize, 10))
+	line("References", strings.Join(n.References, " "))
+	if n.Deriver != "" {
+		line("Deriver", n.Deriver)
+	}
+	for _, sig := range n.Sigs {
+		line("Sig", sig)
+	}
+	if n.CA != "" {
+		line("CA", n.CA)
+	}
+	return []byte(b.String())
+}
+
+// Check returns an error if Nix could not read what Format writes: such an entry
+// must never be published.
+func (n *NarInfo) Check() error {
+	text := n.Format()
+	back, err := ParseNarInfo(text)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(back.Format(), text) {
+		return errors.New("narinfo would not read back as it is written")
+	}
+	return nil
+}
+
+// ParseNarInfo reads the text of a .narinfo file as Nix does (NarInfo::NarInfo in
+// src/libstore/nar-info.cc), and refuses what any supported Nix refuses.
+func ParseNarInfo(text []byte) (*NarInfo, error) {
+	n := &NarInfo{Compression: "bzip2"} // what a missing or empty field means
+	var haveHash bool
+	rest := string(text)
+	for rest != "" {
+		line, after, ok := strings.Cut(rest, "\n")
+		if !ok {
+			return nil, errors.New("parse narinfo: last line is cut off")
+		}
+		rest = after
+		name, value, ok := strings.Cut(line, ": ")
+		if !ok {
+			return nil, fmt.Errorf("parse narinfo: line %q has no value", line)
+		}
+		if err := n.set(name, value); err != nil {
+			return nil, fmt.Errorf("parse narinfo: %s: %w", name, err)
+		}
+		haveHash = haveHash || name == "NarHash"
+	}
+	switch {
+	case n.StorePath == "":
+		return nil, errors.New("parse narinfo: StorePath is missing")
+	case n.URL == "":
+		return nil, errors.New("parse narinfo: URL is missing")
+	case !haveHash:
+		return nil, errors.New("parse narinfo: NarHash is missing")
+	case n.NarSize == 0:
+		return nil, errors.New("parse narinfo: NarSize is missing")
+	}
+	return n, nil
+}
+
+func (n *NarInfo) set(name, value string) (err error) {
+	switch name {
+	case "StorePath":
+		n.StorePath = value
+	case "URL":
+		n.URL, err = value, checkURL(value)
+	case "Compression":
+		if value != "" {
+			n.Compression = value
+		}
+	case "FileHash":
+		n.FileHash, err = parseHash(value)
+	case "FileSize":
+		n.FileSize, err = parseSize(value)
+	case "NarHash":
+		n.NarHash, err = parseHash(value)
+	case "NarSize":
+		n.NarSize, err = parseSize(value)
+	case "References":
+		if len(n.References) > 0 {
+			return errors.New("given twice")
+		}
+		n.References = strings.Fields(value)
+	case "Deriver":
+		if value != "unknown-deriver" {
+			n.Deriver = value
+		}
+	case "Sig":
+		n.Sigs = append(n.Sigs, value)
+	case "CA":
+		if n.CA != "" {
+			return errors.New("given twice")
+		}
+		n.CA = value
+	}
+	return err // other fields are of other releases, and left out
+}
+
+// checkURL refuses what would lead out of the cache.
+func checkURL(url string) error {
+	if url == "" || path.IsAbs(url) || slices.Contains(strings.Split(url, "/"), "..") {
+		return fmt.Errorf("%q is not a file of this cache", url)
+	}
+	return nil
+}
+
+func parseSize(value string) (int64, error) {
+	n, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("%q is not a size", value)
+	}
+	return n, nil
+}
+
+func parseHash(value string) (Hash, error) {
+	h, err := nixhash.ParseAny(value, nil)
+	if err != nil {
+		return Hash{}, err
+	}
+	if h.Algo() != nixhash.SHA256 {
+		return Hash{}, fmt.Errorf("%q is not a SHA-256", value)
+	}
+	return Hash(h.Digest()), nil
+}

@@ -1,0 +1,172 @@
+package bincache
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/gofrs/flock"
+)
+
+// A Temp is an unfinished file below .larder/tmp. Its flock, which the system
+// drops with the process, tells sweepers that somebody is writing it.
+type Temp struct {
+	*os.File
+	cache *Cache
+	name  string
+}
+
+// CreateTemp makes an unfinished file. Its name is unique among the hosts and
+// processes that share the cache.
+func (c *Cache) CreateTemp() (*Temp, error) {
+	host, _ := os.Hostname() // (ignored) the random part is what makes it unique
+	host, _, _ = strings.Cut(host, "/")
+	name := path.Join(tmpDir, fmt.Sprintf("%s-%d-%s", host, os.Getpid(), rand.Text()))
+	f, err := c.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	t := &Temp{File: f, cache: c, name: name}
+	// A file system without flock has sweepers that can't lock either.
+	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) // (ignored)
+	// Not by the mode of open, which the umask would cut.
+	if err := f.Chmod(c.fileMode); err != nil {
+		t.Discard()
+		return nil, err
+	}
+	return t, nil
+}
+
+// Publish makes the file appear under its final name, which is below the cache's
+// directory. If there is one of that name already, the error wraps
+// [fs.ErrExist], and the Temp is as it was.
+//
+// It does not make anything durable: the caller syncs the file before, and its
+// directory after.
+func (t *Temp) Publish(name string) error {
+	err := t.cache.root.Link(t.name, name)
+	if cannotLink(err) {
+		// Such a file system has no way to give a name only if it is free, but
+		// what another writer would publish under it is the same.
+		if _, err := t.cache.root.Lstat(name); err == nil {
+			return &fs.PathError{Op: "publish", Path: name, Err: fs.ErrExist}
+		}
+		return t.Replace(name)
+	}
+	if err != nil {
+		return err
+	}
+	t.Discard()
+	return nil
+}
+
+// Replace is Publish over a file that is damaged.
+func (t *Temp) Replace(name string) error {
+	if err := t.cache.root.Rename(t.name, name); err != nil {
+		return err
+	}
+	return t.Close()
+}
+
+// Discard removes the unfinished file. After Publish or Replace it does nothing.
+func (t *Temp) Discard() {
+	_ = t.Close()                   // (ignored) nobody wants what is in it
+	_ = t.cache.root.Remove(t.name) // (ignored) a sweeper finds it later
+}
+
+func cannotLink(err error) bool {
+	for _, errno := range []error{syscall.EPERM, syscall.ENOTSUP, syscall.EOPNOTSUPP, syscall.ENOSYS, syscall.EMLINK} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// SyncDir makes the names in a directory of the cache durable.
+func (c *Cache) SyncDir(name string) error {
+	d, err := c.root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	err = d.Sync()
+	// Some network and FUSE file systems have nothing to sync in a directory.
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
+		return nil
+	}
+	return err
+}
+
+// writeOnce writes a small file unless there is one.
+func (c *Cache) writeOnce(name, text string) error {
+	if _, err := c.root.Lstat(tmpDir); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("write %s: %s is missing", name, tmpDir)
+	}
+	t, err := c.CreateTemp()
+	if err != nil {
+		return err
+	}
+	defer t.Discard()
+	if _, err := t.WriteString(text); err != nil {
+		return err
+	}
+	if err := t.Sync(); err != nil {
+		return err
+	}
+	return ignoreExist(t.Publish(name))
+}
+
+// SweepTemp removes unfinished files whose writers are gone. It leaves alone what
+// is younger than age, since a file is there for a moment before it is locked.
+func (c *Cache) SweepTemp(age time.Duration) error {
+	d, err := c.root.Open(tmpDir)
+	if err != nil {
+		return fmt.Errorf("sweep unfinished files: %w", err)
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(-1)
+	if err != nil {
+		return fmt.Errorf("sweep unfinished files: %w", err)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || e.Name() == ".keep" || !info.Mode().IsRegular() || time.Since(info.ModTime()) < age {
+			continue // (ignored) published or swept meanwhile
+		}
+		if err := c.sweep(path.Join(tmpDir, e.Name())); err != nil {
+			return fmt.Errorf("sweep unfinished files: %w", err)
+		}
+	}
+	return nil
+}
+
+func (c *Cache) sweep(name string) error {
+	f, err := c.root.OpenFile(name, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil // gone, or another user's to sweep
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		return nil // its writer is alive
+	}
+	return c.root.Remove(name)
+}
+
+// lock takes the cache's one lock, for what changes entries or removes them.
+func (c *Cache) lock() (unlock func() error, err error) {
+	l := flock.New(path.Join(c.path, lockFile), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(c.fileMode))
+	if err := l.Lock(); err != nil {
+		return nil, fmt.Errorf("lock cache: %w", err)
+	}
+	return l.Close, nil
+}

@@ -1,0 +1,211 @@
+// Package gcroot keeps queued store paths from Nix's garbage collector.
+//
+// A root is an empty regular file named like the store path, anywhere below
+// gcroots: Nix takes that for a root since before 2.8. So a root is made with one
+// system call, without Nix, by whoever may write the directory it is in.
+//
+//	/nix/var/nix/gcroots/larder/
+//	    <queue ID>/              owned by the owner of the queue
+//	        queue                names the queue: the path of its database
+//	        <hash>-<name>        a root, from before its job until after it
+//	    hooks/
+//	        <hash>-larder-hook   a hook that nix.conf may name
+//
+// The roots of a queue are also its safety net: a root without a job is a job
+// whose hook could not reach the database in time.
+package gcroot
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const nameFile = "queue"
+
+// base is the folder, below Nix's state directory, that holds all that is ours.
+func base(stateDir string) string { return filepath.Join(stateDir, "gcroots", "larder") }
+
+// HooksDir returns the directory for roots of installed hooks.
+func HooksDir(stateDir string) string { return filepath.Join(base(stateDir), "hooks") }
+
+// A Dir holds the roots of one queue.
+type Dir struct {
+	path string
+}
+
+// An Owner says whose queue it is.
+type Owner struct {
+	Queue    string // the queue's database
+	ID       string // the queue's ID
+	UID, GID int    // who owns the queue, and so its roots
+}
+
+// Open returns the roots of a queue below Nix's state directory, such as
+// /nix/var/nix. It does not look whether they exist.
+func Open(stateDir, id string) *Dir {
+	return &Dir{path: filepath.Join(base(stateDir), id)}
+}
+
+// Make makes the directory if there is none, owned by the queue's owner. If it
+// is somebody else's already, it returns an error: a queue that claims another
+// one's ID must not reach its roots.
+func Make(stateDir string, owner Owner) (*Dir, error) {
+	d := Open(stateDir, owner.ID)
+	info, err := os.Lstat(d.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := d.create(owner); err != nil {
+			return nil, fmt.Errorf("make root directory: %w", err)
+		}
+		return d, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make root directory: %w", err)
+	}
+	if uid := int(info.Sys().(*syscall.Stat_t).Uid); !info.IsDir() || uid != owner.UID {
+		return nil, fmt.Errorf("make root directory: %s belongs to user %d, and the queue to user %d", d.path, uid, owner.UID)
+	}
+	return d, nil
+}
+
+func (d *Dir) create(owner Owner) error {
+	// Nix's umask is 022, but who knows who calls us: Nix and the queue's owner
+	// must be able to read all of it.
+	if err := os.MkdirAll(filepath.Dir(d.path), 0o755); err != nil {
+		return err
+	}
+	// Another hook may do the same at this moment: a finished directory is
+	// renamed in place, and to come second is to be done.
+	tmp, err := os.MkdirTemp(filepath.Dir(d.path), "new-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	if err := os.WriteFile(filepath.Join(tmp, nameFile), []byte(owner.Queue+"\n"), 0o644); err != nil {
+		return err
+	}
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	if os.Geteuid() == 0 {
+		if err := errors.Join(
+			os.Lchown(filepath.Join(tmp, nameFile), owner.UID, owner.GID),
+			os.Lchown(tmp, owner.UID, owner.GID),
+		); err != nil {
+			return err
+		}
+	}
+	err = os.Rename(tmp, d.path)
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTEMPTY) {
+		return nil
+	}
+	return err
+}
+
+// Since returns when the directory was made, or now if there is none.
+func (d *Dir) Since() (time.Time, error) {
+	info, err := os.Lstat(filepath.Join(d.path, nameFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return time.Now(), nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("look at root directory: %w", err)
+	}
+	return info.ModTime(), nil
+}
+
+// Add makes a root for a store path. To have one already is success.
+//
+// A root protects the path from a collection that starts afterwards. From one
+// that is running only a path is safe that Nix itself still holds, as it does
+// while a hook runs.
+func (d *Dir) Add(storePath string) error {
+	// O_EXCL does not follow what the directory's owner may have planted there.
+	f, err := os.OpenFile(d.file(storePath), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("make root: %w", err)
+	}
+	return f.Close()
+}
+
+// Remove removes the root of a store path. To have none is success.
+func (d *Dir) Remove(storePath string) error {
+	err := os.Remove(d.file(storePath))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove root: %w", err)
+	}
+	return nil
+}
+
+// List returns the base names of all store paths that have a root, in no
+// particular order. A directory that is not there has none.
+func (d *Dir) List() ([]string, error) {
+	f, err := os.Open(d.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list roots: %w", err)
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("list roots: %w", err)
+	}
+	roots := names[:0]
+	for _, name := range names {
+		if name != nameFile {
+			roots = append(roots, name)
+		}
+	}
+	return roots, nil
+}
+
+// RemoveAll removes the directory with all roots in it.
+func (d *Dir) RemoveAll() error {
+	if err := os.RemoveAll(d.path); err != nil {
+		return fmt.Errorf("remove roots: %w", err)
+	}
+	return nil
+}
+
+func (d *Dir) file(storePath string) string {
+	return filepath.Join(d.path, filepath.Base(storePath))
+}
+
+// Sweep removes the roots of vanished queues: those whose directory has not
+// changed for idle, and whose database gone says is no more. Looking alone would
+// not do, since a queue may be in a mount namespace that is not ours. What it may
+// not remove it leaves alone.
+func Sweep(stateDir string, idle time.Duration, gone func(queue string) bool) error {
+	dirs, err := os.ReadDir(base(stateDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("sweep roots: %w", err)
+	}
+	for _, dir := range dirs {
+		path := filepath.Join(base(stateDir), dir.Name())
+		info, err := dir.Info()
+		if err != nil || time.Since(info.ModTime()) < idle {
+			continue // (ignored) swept by somebody else, or still in use
+		}
+		name, err := os.ReadFile(filepath.Join(path, nameFile))
+		if err != nil || !gone(strings.TrimSuffix(string(name), "\n")) {
+			continue // (ignored) no directory of a queue, or not ours to read
+		}
+		if err := os.RemoveAll(path); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("sweep roots: %w", err)
+		}
+	}
+	return nil
+}

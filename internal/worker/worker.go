@@ -1,0 +1,302 @@
+// Package worker moves jobs from the queue into the cache, in the background.
+//
+// Run sleeps until the queue's directory changes or a tick passes, then works
+// until no job is due. File events are only a reason to look: they may be late,
+// merged, or lost, and nothing depends on them but latency.
+//
+// # What becomes of a job
+//
+//	Copy returns     the job
+//	nil              is done; its root is removed
+//	ErrGone          is dropped, with its root: nobody can want it any more
+//	ErrUnavailable   waits, and the worker pauses: the job has no fault in it
+//	ErrHopeless      is a dead letter
+//	another error    waits, each time for longer, and after its last attempt is
+//	                 a dead letter
+//
+// A job never stands in the way of another one. The root of a dead letter stays,
+// so that the path is still there when a person has decided.
+//
+// A root without a job belongs to a hook that could not reach the queue in time.
+// The worker turns it into a job.
+package worker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/nix-larder/larder/internal/gcroot"
+	"github.com/nix-larder/larder/queue"
+)
+
+// What Copy's errors may wrap.
+var (
+	// ErrGone says that the path is no longer in the store.
+	ErrGone = errors.New("path is gone")
+	// ErrUnavailable says that the cache can take nothing now.
+	ErrUnavailable = errors.New("cache is unavailable")
+	// ErrHopeless says that trying again will not help.
+	ErrHopeless = errors.New("trying again will not help")
+)
+
+// Config tells Run what to do. The zero value of every optional field is a
+// sensible default.
+type Config struct {
+	// Queue is where jobs come from. It must not be nil.
+	Queue *queue.Queue
+
+	// Lock is the queue's, and shows that this is its only worker. It must not be
+	// nil.
+	Lock *queue.Lock
+
+	// Roots are the queue's. It must not be nil.
+	Roots *gcroot.Dir
+
+	// StoreDir is where store paths are, such as /nix/store. It must not be empty.
+	StoreDir string
+
+	// Copy puts the closure of a store path into the cache. It must not be nil, must
+	// be idempotent, and must return only when the result is durable: the job is
+	// deleted right after. It returns what to say of it in the log.
+	Copy func(ctx context.Context, path string) ([]slog.Attr, error)
+
+	// Jobs is how many jobs are copied at a time. Zero means 16: most of a job's
+	// time is waiting for the disk, together with others.
+	Jobs int
+
+	// Attempts is how often a job may fail before it is a dead letter. Zero means
+	// 10, which with the growing delays is a quarter of an hour.
+	Attempts int
+
+	// Poll is how often to look at the queue without being woken. Zero means 10
+	// seconds.
+	Poll time.Duration
+
+	// StopTimeout is how long claimed jobs may go on after Run's context ended.
+	// What is not finished by then returns to the queue. Zero means 30 seconds.
+	StopTimeout time.Duration
+
+	// Hurry ends the StopTimeout. Nil means that nobody hurries.
+	Hurry <-chan struct{}
+
+	// Alive, if it is not nil, is called at least every Poll while the worker makes
+	// its rounds.
+	Alive func()
+
+	// Log must not be nil.
+	Log *slog.Logger
+}
+
+const (
+	beatEvery  = time.Minute     // how often the queue hears that the worker is alive
+	adoptEvery = 1 * time.Minute // how often roots are looked through
+	firstPause = time.Second
+	maxPause   = time.Minute
+	maxDelay   = 10 * time.Minute
+)
+
+// A worker is one call of Run or Drain. Only its loop touches the fields below
+// jobs.
+type worker struct {
+	Config
+	drain bool // end when the queue is empty
+
+	ctx  context.Context // of the jobs: ends when they have to
+	done chan outcome
+
+	running int
+	beaten  time.Time // when Lock.Beat was last called
+	adopted time.Time // when roots were last looked through
+	pause   time.Duration
+	paused  time.Time // until when nothing is claimed
+}
+
+// Run works until ctx ends, and then stops in two stages: it claims nothing more
+// and lets claimed jobs finish within StopTimeout, and puts back what did not.
+func Run(ctx context.Context, c Config) error { return run(ctx, c, false) }
+
+// Drain is Run, but returns nil as soon as no job is left but dead letters. It
+// returns the context's error if that is not so in time.
+func Drain(ctx context.Context, c Config) error { return run(ctx, c, true) }
+
+func run(ctx context.Context, c Config, drain bool) error {
+	if c.Jobs == 0 {
+		c.Jobs = 16
+	}
+	if c.Attempts == 0 {
+		c.Attempts = 10
+	}
+	if c.Poll == 0 {
+		c.Poll = 10 * time.Second
+	}
+	if c.StopTimeout == 0 {
+		c.StopTimeout = 30 * time.Second
+	}
+	// Events come before the first look, so that nothing falls between.
+	bell, closeBell := listen(c.Queue.File(), c.Log)
+	defer closeBell()
+
+	jobCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	w := &worker{Config: c, drain: drain, ctx: jobCtx, done: make(chan outcome)}
+	err := w.loop(ctx, bell)
+	if stopErr := w.stop(cancel); err == nil {
+		err = stopErr
+	}
+	return err
+}
+
+// loop claims jobs until it has to end. It returns nil if the queue is drained.
+func (w *worker) loop(ctx context.Context, bell <-chan struct{}) error {
+	tick := time.NewTicker(w.Poll)
+	defer tick.Stop()
+	for {
+		if err := w.round(ctx); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			// A locked or full queue is no reason to stop: the next round may do.
+			w.Log.Error("round failed, will retry", "err", err)
+			w.pauseFor(err)
+		}
+		if w.drain && w.running == 0 {
+			if empty, err := w.empty(ctx); err != nil || empty {
+				return err
+			}
+		}
+		due := w.timer(ctx)
+		select {
+		case <-ctx.Done():
+			due.Stop()
+			return ctx.Err()
+		case o := <-w.done:
+			w.settle(o)
+		case <-bell:
+		case <-tick.C:
+		case <-due.C:
+		}
+		due.Stop()
+	}
+}
+
+// round does all there is to do now: claims as many jobs as may run, and looks
+// after the rest.
+func (w *worker) round(ctx context.Context) error {
+	if w.Alive != nil {
+		w.Alive()
+	}
+	if time.Since(w.beaten) >= beatEvery {
+		if err := w.Lock.Beat(); err != nil {
+			return err
+		}
+		w.beaten = time.Now()
+	}
+	if time.Since(w.adopted) >= adoptEvery {
+		if _, err := w.adopt(ctx); err != nil {
+			return err
+		}
+		w.adopted = time.Now()
+	}
+	for w.running < w.Jobs && !time.Now().Before(w.paused) {
+		job, err := w.Queue.Claim(ctx)
+		if errors.Is(err, queue.ErrEmpty) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		w.start(job)
+	}
+	return nil
+}
+
+// empty tells whether nothing is left to do. Roots without jobs are.
+func (w *worker) empty(ctx context.Context) (bool, error) {
+	adopted, err := w.adopt(ctx)
+	if err != nil || adopted > 0 {
+		return false, err
+	}
+	counts, err := w.Queue.Counts(ctx)
+	return counts.Left() == 0, err
+}
+
+// adopt turns roots without jobs into jobs, and returns how many.
+func (w *worker) adopt(ctx context.Context) (int, error) {
+	names, err := w.Roots.List()
+	if err != nil {
+		return 0, err
+	}
+	paths := make([]string, len(names))
+	for i, name := range names {
+		paths[i] = filepath.Join(w.StoreDir, name)
+	}
+	missing, err := w.Queue.Missing(ctx, paths)
+	if err != nil || len(missing) == 0 {
+		return 0, err
+	}
+	w.Log.Info("adopted roots without jobs", "roots", len(missing))
+	return len(missing), w.Queue.Add(ctx, "", missing...)
+}
+
+// timer rings when the next waiting job is due, or the pause is over.
+func (w *worker) timer(ctx context.Context) *time.Timer {
+	wait := w.Poll
+	if pause := time.Until(w.paused); pause > 0 {
+		wait = min(wait, pause)
+	} else if due, ok, err := w.Queue.NextDue(ctx); err == nil && ok && w.running < w.Jobs {
+		wait = min(wait, max(0, time.Until(due)))
+	} // (ignored) an error shows in the next round
+	return time.NewTimer(wait)
+}
+
+// pauseFor keeps the worker from claiming for a while, each time for longer.
+func (w *worker) pauseFor(cause error) {
+	if time.Now().Before(w.paused) {
+		return // of several jobs that failed for one reason only the first counts
+	}
+	w.pause = min(max(firstPause, 2*w.pause), maxPause)
+	w.paused = time.Now().Add(w.pause)
+	w.Log.Warn("pausing", "for", w.pause, "err", cause)
+}
+
+// stop lets claimed jobs finish, or ends them.
+func (w *worker) stop(cancel context.CancelFunc) error {
+	if w.running == 0 {
+		return nil
+	}
+	w.Log.Info("draining", "claimed", w.running, "timeout", w.StopTimeout)
+	timeout := time.NewTimer(w.StopTimeout)
+	defer timeout.Stop()
+	hurry := w.Hurry
+	for w.running > 0 {
+		select {
+		case o := <-w.done:
+			w.settle(o)
+		case <-timeout.C:
+			cancel()
+		case <-hurry:
+			hurry = nil // it may be closed
+			cancel()
+		}
+		if w.Alive != nil {
+			w.Alive()
+		}
+	}
+	return nil
+}
+
+// delay returns how long a job waits after it failed for the nth time.
+func delay(attempt int) time.Duration {
+	return min(time.Second<<min(attempt-1, 20), maxDelay)
+}
+
+func describe(job *queue.Job) []any {
+	attrs := []any{"job", job.ID, "path", job.Path}
+	if job.Drv != "" {
+		attrs = append(attrs, "drv", filepath.Base(job.Drv))
+	}
+	return attrs
+}

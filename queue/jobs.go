@@ -1,0 +1,223 @@
+package queue
+
+import (
+	"context"
+	"database/sql"
+	_ "embed"
+	"errors"
+	"fmt"
+	"time"
+)
+
+var (
+	//go:embed sql/add.sql
+	addSQL string
+	//go:embed sql/claim.sql
+	claimSQL string
+	//go:embed sql/done.sql
+	doneSQL string
+	//go:embed sql/release.sql
+	releaseSQL string
+	//go:embed sql/reclaim.sql
+	reclaimSQL string
+	//go:embed sql/retry.sql
+	retrySQL string
+	//go:embed sql/retry_all.sql
+	retryAllSQL string
+	//go:embed sql/next_due.sql
+	nextDueSQL string
+)
+
+// A State is where a job stands.
+type State string
+
+const (
+	Waiting State = "waiting" // it will be handed out when it is due
+	Claimed State = "claimed" // the worker has it in hand
+	Dead    State = "dead"    // its attempts are used up; a person decides
+)
+
+// A Job is a store path whose closure has to be in the cache.
+type Job struct {
+	ID       int64
+	Path     string    // the store path
+	Drv      string    // the derivation that built it, or ""
+	Attempts int       // how often it failed through its own fault
+	Added    time.Time // when it came into the queue
+}
+
+// Add puts store paths into the queue, all or none. drv is the derivation that
+// built them, or "". A path that is there already becomes due.
+func (q *Queue) Add(ctx context.Context, drv string, paths ...string) error {
+	err := q.transaction(ctx, func(tx *sql.Tx) error {
+		now := time.Now().UnixMilli()
+		for _, path := range paths {
+			_, err := tx.ExecContext(ctx, addSQL, sql.Named("path", path), sql.Named("drv", drv), sql.Named("now", now))
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("add to queue: %w", explain(err))
+	}
+	return nil
+}
+
+// Claim hands out the job that has been due for longest. It returns [ErrEmpty]
+// if none is due.
+//
+// Only the holder of the queue's [Lock] may call it; what it claimed and did not
+// finish returns to waiting when the queue is locked the next time.
+func (q *Queue) Claim(ctx context.Context) (*Job, error) {
+	var job Job
+	var added int64
+	err := q.db.QueryRowContext(ctx, claimSQL, sql.Named("now", time.Now().UnixMilli())).
+		Scan(&job.ID, &job.Path, &job.Drv, &job.Attempts, &added)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, ErrEmpty
+	}
+	if err != nil {
+		return nil, fmt.Errorf("claim job: %w", explain(err))
+	}
+	job.Added = time.UnixMilli(added)
+	return &job, nil
+}
+
+// Done removes a claimed job. A job that was added again meanwhile waits for its
+// next turn instead.
+//
+// unroot, if it is not nil, is called just before the job is gone for good, while
+// nobody can add to the queue: whoever adds the path afterwards finds it without
+// a root and makes one.
+func (q *Queue) Done(ctx context.Context, job *Job, unroot func() error) error {
+	err := q.transaction(ctx, func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, doneSQL, sql.Named("id", job.ID))
+		if err != nil {
+			return err
+		}
+		deleted, err := res.RowsAffected()
+		if err != nil {
+			return err
+		}
+		if deleted == 0 {
+			return release(ctx, tx, job, Waiting, 0, time.Now(), nil)
+		}
+		if unroot == nil {
+			return nil
+		}
+		return unroot()
+	})
+	if err != nil {
+		return fmt.Errorf("finish job: %w", explain(err))
+	}
+	return nil
+}
+
+// Release puts a claimed job back, due at the given time, as if that attempt had
+// never been. cause, if it is not nil, is kept for people to read.
+func (q *Queue) Release(ctx context.Context, job *Job, due time.Time, cause error) error {
+	return q.putBack(ctx, job, Waiting, job.Attempts, due, cause)
+}
+
+// Fail puts a claimed job back after an attempt that failed through the job's
+// own fault, to be tried again at the given time.
+func (q *Queue) Fail(ctx context.Context, job *Job, due time.Time, cause error) error {
+	return q.putBack(ctx, job, Waiting, job.Attempts+1, due, cause)
+}
+
+// Bury makes a claimed job a dead letter.
+func (q *Queue) Bury(ctx context.Context, job *Job, cause error) error {
+	return q.putBack(ctx, job, Dead, job.Attempts+1, time.Now(), cause)
+}
+
+func (q *Queue) putBack(ctx context.Context, job *Job, state State, attempts int, due time.Time, cause error) error {
+	err := q.transaction(ctx, func(tx *sql.Tx) error {
+		return release(ctx, tx, job, state, attempts, due, cause)
+	})
+	if err != nil {
+		return fmt.Errorf("put job back: %w", explain(err))
+	}
+	return nil
+}
+
+func release(ctx context.Context, tx *sql.Tx, job *Job, state State, attempts int, due time.Time, cause error) error {
+	var text string
+	if cause != nil {
+		text = cause.Error()
+	}
+	_, err := tx.ExecContext(ctx, releaseSQL,
+		sql.Named("id", job.ID), sql.Named("state", state), sql.Named("attempts", attempts),
+		sql.Named("due", due.UnixMilli()), sql.Named("now", time.Now().UnixMilli()), sql.Named("error", text))
+	return err
+}
+
+func (q *Queue) reclaim() error {
+	if _, err := q.db.Exec(reclaimSQL); err != nil {
+		return fmt.Errorf("return a dead worker's claims: %w", explain(err))
+	}
+	return nil
+}
+
+// Retry makes jobs due now, with all their attempts before them again: those of
+// the given paths, or without paths every dead letter and every job that waits
+// for its next attempt. It returns how many jobs that were; claimed ones are
+// left alone.
+func (q *Queue) Retry(ctx context.Context, paths ...string) (int64, error) {
+	var n int64
+	err := q.transaction(ctx, func(tx *sql.Tx) error {
+		now := sql.Named("now", time.Now().UnixMilli())
+		if len(paths) == 0 {
+			return count(&n)(tx.ExecContext(ctx, retryAllSQL, now))
+		}
+		for _, path := range paths {
+			if err := count(&n)(tx.ExecContext(ctx, retrySQL, now, sql.Named("path", path))); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("retry jobs: %w", explain(err))
+	}
+	return n, nil
+}
+
+// count adds the rows that a statement changed to n.
+func count(n *int64) func(sql.Result, error) error {
+	return func(res sql.Result, err error) error {
+		if err != nil {
+			return err
+		}
+		rows, err := res.RowsAffected()
+		*n += rows
+		return err
+	}
+}
+
+// NextDue returns when the next waiting job is due; ok is false if none waits.
+func (q *Queue) NextDue(ctx context.Context) (due time.Time, ok bool, err error) {
+	var ms int64
+	err = q.db.QueryRowContext(ctx, nextDueSQL).Scan(&ms)
+	if errors.Is(err, sql.ErrNoRows) {
+		return time.Time{}, false, nil
+	}
+	if err != nil {
+		return time.Time{}, false, fmt.Errorf("look for the next job: %w", explain(err))
+	}
+	return time.UnixMilli(ms), true, nil
+}
+
+// transaction runs f in a transaction that nobody else can write beside.
+func (q *Queue) transaction(ctx context.Context, f func(*sql.Tx) error) error {
+	tx, err := q.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() // (ignored) after a commit there is nothing to roll back
+	if err := f(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}

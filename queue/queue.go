@@ -1,0 +1,225 @@
+// Package queue keeps the list of store paths whose closures have not reached
+// the binary cache yet.
+//
+// The hook adds jobs after every build; the worker claims them, copies them, and
+// removes them. The two never talk to each other: the database file is the only
+// thing they share, so either may crash, restart, or be upgraded alone.
+//
+// # States
+//
+//	           Claim                 Done
+//	waiting ──────────▶ claimed ──────────▶ (row deleted)
+//	   ▲                   │
+//	   │  worker restarts  │ Release, Fail
+//	   ├───────────────────┤
+//	   │                   ▼
+//	   └──── delay ──── waiting, or dead when its attempts are used up
+//
+// One worker at a time holds the queue's [Lock]. Claims that a dead worker left
+// behind return to waiting when the next one starts, so a job may be copied
+// twice, and must give the same result both times.
+//
+// # Durability
+//
+// When Add returns nil the jobs survive a crash of every process. After a power
+// failure the newest jobs may be gone; their roots, or Nix's own database, tell
+// of them again. When Done returns nil the job is not handed out again.
+//
+// # Files
+//
+//	queue.db          the SQLite database, in WAL mode; its tables: sql/README.md
+//	queue.db-wal      SQLite's, as is -shm
+//	queue.db-lock     the queue's [Identity], and the worker's flock
+//
+// A queue lies on a local disk: SQLite's WAL does not work over NFS or SMB, and
+// Create and Open refuse them.
+package queue
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/mattn/go-sqlite3"
+)
+
+var (
+	// ErrEmpty says that there is no job to claim now.
+	ErrEmpty = errors.New("no claimable job")
+	// ErrLocked says that a worker is alive already.
+	ErrLocked = errors.New("another worker has this queue")
+	// ErrTooNew says that a newer release made the queue.
+	ErrTooNew = errors.New("newer than this program")
+	// ErrNotQueue says that a file is some other SQLite database.
+	ErrNotQueue = errors.New("not a larder queue")
+	// ErrCorrupt says that SQLite can't make sense of the file.
+	ErrCorrupt = errors.New("the queue is corrupt")
+	// ErrRemote says that the queue would be on a network file system.
+	ErrRemote = errors.New("a queue must be on a local disk")
+)
+
+const (
+	// A worker may wait for others' commits: they take microseconds, or a disk's
+	// sync at most.
+	workerBusy = 30 * time.Second
+
+	// The WAL is copied back into the database when it has this many pages of
+	// 4 KiB. Hooks leave that to the worker, which has time for the two syncs, as
+	// long as there is one: without a worker the WAL must not grow for ever, since
+	// the first process that opens the queue reads all of it.
+	workerCheckpoint = 512
+	hookCheckpoint   = 4096
+)
+
+// A Queue is an open queue. It is safe for use by several goroutines.
+type Queue struct {
+	file string
+	db   *sql.DB
+	id   Identity
+}
+
+// Create opens the queue in file for a worker, and makes it, and the directory
+// it is in, if there is none.
+func Create(ctx context.Context, file string) (*Queue, error) {
+	file, err := absolute(file)
+	if err != nil {
+		return nil, err
+	}
+	// Everyone may look: the hook of another user has to find its way in.
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return nil, openError(file, err)
+	}
+	return open(ctx, file, "rwc")
+}
+
+// Open opens the queue in file for a worker. The error wraps [fs.ErrNotExist] if
+// there is none.
+func Open(ctx context.Context, file string) (*Queue, error) {
+	file, err := absolute(file)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(file); err != nil {
+		return nil, openError(file, err)
+	}
+	return open(ctx, file, "rw")
+}
+
+func open(ctx context.Context, file, mode string) (*Queue, error) {
+	if err := refuseRemote(filepath.Dir(file)); err != nil {
+		return nil, openError(file, err)
+	}
+	id, err := identify(file)
+	if err != nil {
+		return nil, openError(file, err)
+	}
+	db, err := connect(file, mode, workerBusy, workerCheckpoint)
+	if err != nil {
+		return nil, openError(file, err)
+	}
+	// The mode stays in the file, so that hooks need not ask for it.
+	if _, err := db.ExecContext(ctx, "pragma journal_mode = wal"); err != nil {
+		db.Close()
+		return nil, openError(file, err)
+	}
+	if err := migrate(ctx, db); err != nil {
+		db.Close()
+		return nil, openError(file, err)
+	}
+	return &Queue{file: file, db: db, id: id}, nil
+}
+
+// OpenForHook opens an existing queue to Add to it, and for nothing else. Every
+// wait for other processes ends after busy. The process may end without closing
+// the queue, and should: closing would make it wait for the disk.
+func OpenForHook(ctx context.Context, file string, busy time.Duration) (*Queue, error) {
+	db, err := connect(file, "rw", busy, hookCheckpoint)
+	if err != nil {
+		return nil, openError(file, err)
+	}
+	if err := checkSchema(ctx, db); err != nil {
+		db.Close()
+		return nil, openError(file, err)
+	}
+	return &Queue{file: file, db: db}, nil
+}
+
+func connect(file, mode string, busy time.Duration, checkpoint int) (*sql.DB, error) {
+	dsn := url.URL{Scheme: "file", Path: file, RawQuery: url.Values{
+		"mode":             {mode},
+		"_busy_timeout":    {strconv.FormatInt(busy.Milliseconds(), 10)},
+		"_synchronous":     {"normal"}, // in WAL mode: a commit does not wait for the disk
+		"_txlock":          {"immediate"},
+		"_stmt_cache_size": {"16"},
+	}.Encode()}
+	db, err := sql.Open("sqlite3", dsn.String())
+	if err != nil {
+		return nil, err
+	}
+	// One connection: there is one writer at a time anyway, and pragmas are a
+	// connection's.
+	db.SetMaxOpenConns(1)
+	if _, err := db.Exec(fmt.Sprintf("pragma wal_autocheckpoint = %d", checkpoint)); err != nil {
+		db.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
+// Close closes the queue.
+func (q *Queue) Close() error { return q.db.Close() }
+
+// File returns the absolute name of the queue's database.
+func (q *Queue) File() string { return q.file }
+
+// Identity returns what the queue is known by.
+func (q *Queue) Identity() Identity { return q.id }
+
+// absolute returns the one name by which everybody knows the queue: two names of
+// one database would have two lock files, and two workers.
+func absolute(file string) (string, error) {
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return "", openError(file, err)
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	if errors.Is(err, fs.ErrNotExist) {
+		return abs, nil
+	}
+	if err != nil {
+		return "", openError(file, err)
+	}
+	return real, nil
+}
+
+func openError(file string, err error) error {
+	return fmt.Errorf("open queue %q: %w", file, explain(err))
+}
+
+// explain makes SQLite's errors errors of this package, and of io/fs, so that
+// callers need not know the driver.
+func explain(err error) error {
+	var e sqlite3.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch e.Code {
+	case sqlite3.ErrCorrupt, sqlite3.ErrNotADB:
+		return fmt.Errorf("%w: %v", ErrCorrupt, err)
+	case sqlite3.ErrReadonly, sqlite3.ErrPerm, sqlite3.ErrAuth:
+		return fmt.Errorf("%w: %v", fs.ErrPermission, err)
+	case sqlite3.ErrCantOpen:
+		// SQLite says "unable to open database file"; the system knows why.
+		if e.SystemErrno != 0 {
+			return e.SystemErrno
+		}
+	}
+	return err
+}
