@@ -6,6 +6,38 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 
 export CGO_ENABLED = 1
 
-.PHONY: build
+.PHONY: help build demo test test-long check bench nix nix-roots clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
+
 build: ## build bin/larder and bin/larder-hook
-	go build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o bin/ ./cmd/...
+	go build -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS) -X main.version=$(VERSION)' -o bin/ ./cmd/larder ./cmd/larder-hook
+
+demo: build nix ## show the main job on real Nix
+	integration/demo/run bin
+
+test: build check nix-roots ## run every test but the long ones
+	LARDER_REQUIRE_NIX=1 go test -race -tags '$(TAGS)' -timeout 20m ./...
+
+test-long: build nix-roots ## run the tests that take long
+	LARDER_REQUIRE_NIX=1 LARDER_LONG=1 go test -race -tags '$(TAGS)' -timeout 2h ./...
+
+check: ## gofmt, go vet, staticcheck
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted" >&2; exit 1; }
+	go vet -tags '$(TAGS)' ./...
+	go tool staticcheck -tags '$(TAGS)' ./...
+
+bench: build nix-roots ## measure, side by side with nix copy
+	go run ./integration/bench
+
+# Nix itself: Debian's package where there is none.
+nix:
+	@command -v nix-store > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends nix-bin; }
+
+# The other versions of Nix, unpacked into folders.
+nix-roots: nix
+	integration/nix-roots
+
+clean: ## remove what was built
+	rm -rf bin

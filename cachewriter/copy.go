@@ -21,6 +21,7 @@ type entry struct {
 	calls       []*call        // who waits for it
 	referrers   []*entry       // who can't be published before it
 	unpublished int            // references that are neither published nor in a batch
+	batched     bool           // it is in a batch of the publisher
 	present     bool           // it is in the cache, but not all that it refers to
 	dump        *dump          // when it is dumped
 	cancel      context.CancelFunc
@@ -197,15 +198,29 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 	}
 	for _, ref := range waitsFor {
 		ref.referrers = append(ref.referrers, e)
+		if !ref.batched {
+			e.unpublished++
+		}
 	}
-	e.unpublished = len(waitsFor)
 	w.open[e.id] = e
 	c.join(e)
-	if !e.present {
-		w.todo = append(w.todo, e)
-		w.changed.Broadcast()
+	if e.present {
+		w.makeReady(e)
+		return true
 	}
+	w.todo = append(w.todo, e)
+	w.changed.Broadcast()
 	return true
+}
+
+// makeReady hands an entry to the publisher if nothing that it needs is missing
+// any more. The mutex is held.
+func (w *Writer) makeReady(e *entry) {
+	if e.unpublished > 0 || e.finished || e.dump == nil && !e.present {
+		return
+	}
+	w.ready = append(w.ready, e)
+	w.changed.Broadcast()
 }
 
 // join makes c wait for e.

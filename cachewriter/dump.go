@@ -85,10 +85,7 @@ func (w *Writer) dumped(e *entry, d *dump, err error) {
 		d.file.Discard()
 	default:
 		e.dump = d
-		if e.unpublished == 0 {
-			w.ready = append(w.ready, e)
-			w.changed.Broadcast()
-		}
+		w.makeReady(e)
 	}
 }
 

@@ -68,17 +68,22 @@ func (w *Writer) nextBatch() []*entry {
 		if w.ctx.Err() != nil {
 			return nil
 		}
-		batch := slices.DeleteFunc(w.ready, func(e *entry) bool { return e.finished })
-		w.ready = nil
-		// What waited only for entries of this batch comes behind them.
-		for i := 0; i < len(batch); i++ {
-			for _, r := range batch[i].referrers {
+		// What waited only for entries of this batch becomes ready, and comes behind
+		// them.
+		var batch []*entry
+		for i := 0; i < len(w.ready); i++ {
+			e := w.ready[i]
+			if e.finished {
+				continue // one of its references failed
+			}
+			e.batched = true
+			batch = append(batch, e)
+			for _, r := range e.referrers {
 				r.unpublished--
-				if r.unpublished == 0 && !r.finished && (r.dump != nil || r.present) {
-					batch = append(batch, r)
-				}
+				w.makeReady(r)
 			}
 		}
+		w.ready = nil
 		if len(batch) > 0 {
 			return batch
 		}

@@ -223,3 +223,16 @@ func explain(err error) error {
 	}
 	return err
 }
+
+// Remove closes the queue and deletes its files. Its [Lock] must be held.
+func (q *Queue) Remove() error {
+	if err := q.db.Close(); err != nil {
+		return fmt.Errorf("remove queue: %w", err)
+	}
+	for _, suffix := range []string{"", "-wal", "-shm", "-lock"} {
+		if err := os.Remove(q.file + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove queue: %w", err)
+		}
+	}
+	return nil
+}

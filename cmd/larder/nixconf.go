@@ -1,0 +1,181 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A hookSetting is a place where Nix is told of a post-build-hook.
+type hookSetting struct {
+	where string // a file, or the environment
+	hook  string
+}
+
+// nixConfFiles returns the files that Nix reads its settings from (libstore's
+// globals.cc, loadConfFile), whether they exist or not.
+func nixConfFiles(getenv func(string) string) []string {
+	dir := getenv("NIX_CONF_DIR")
+	if dir == "" {
+		dir = "/etc/nix"
+	}
+	files := []string{filepath.Join(dir, "nix.conf")}
+	if user := getenv("NIX_USER_CONF_FILES"); user != "" {
+		return append(files, filepath.SplitList(user)...)
+	}
+	home := getenv("XDG_CONFIG_HOME")
+	if home == "" {
+		home = filepath.Join(getenv("HOME"), ".config")
+	}
+	for _, dir := range append([]string{home}, filepath.SplitList(getenv("XDG_CONFIG_DIRS"))...) {
+		files = append(files, filepath.Join(dir, "nix", "nix.conf"))
+	}
+	return files
+}
+
+// hookSettings returns where Nix is told of a post-build-hook, and the files that
+// were read for it.
+func hookSettings(getenv func(string) string) (found []hookSetting, read []string, err error) {
+	scan := confScan{seen: make(map[string]bool)}
+	for _, file := range nixConfFiles(getenv) {
+		if err := scan.file(file); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := scan.text("the environment's NIX_CONFIG", "/", getenv("NIX_CONFIG")); err != nil {
+		return nil, nil, err
+	}
+	return scan.found, scan.read, nil
+}
+
+// A confScan looks through nix.conf and what it includes.
+type confScan struct {
+	seen  map[string]bool
+	read  []string
+	found []hookSetting
+}
+
+func (s *confScan) file(name string) error {
+	if s.seen[name] {
+		return nil
+	}
+	s.seen[name] = true
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read Nix's settings: %w", err)
+	}
+	s.read = append(s.read, name)
+	return s.text(name, filepath.Dir(name), string(text))
+}
+
+func (s *confScan) text(where, dir, text string) error {
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "#")
+		words := strings.Fields(line)
+		switch {
+		case len(words) == 2 && (words[0] == "include" || words[0] == "!include"):
+			name := words[1]
+			if !filepath.IsAbs(name) {
+				name = filepath.Join(dir, name)
+			}
+			if err := s.file(name); err != nil {
+				return err
+			}
+		case len(words) == 3 && words[0] == "post-build-hook" && words[1] == "=":
+			s.found = append(s.found, hookSetting{where, words[2]})
+		}
+	}
+	return nil
+}
+
+// staleDaemon returns the process ID of a nix-daemon that started before one of
+// the files was last changed, and so may still have its older settings, or 0.
+func staleDaemon(files []string) (int, error) {
+	var changed time.Time
+	for _, file := range files {
+		info, err := os.Stat(file)
+		if err != nil {
+			return 0, fmt.Errorf("read Nix's settings: %w", err)
+		}
+		if info.ModTime().After(changed) {
+			changed = info.ModTime()
+		}
+	}
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return 0, err
+	}
+	for _, stat := range stats {
+		text, err := os.ReadFile(stat)
+		if err != nil {
+			continue // (ignored) it has ended meanwhile
+		}
+		p, err := parseStat(string(text))
+		if err != nil {
+			return 0, fmt.Errorf("read %s: %w", stat, err)
+		}
+		if p.name != "nix-daemon" {
+			continue
+		}
+		boot, err := bootTime()
+		if err != nil {
+			return 0, err
+		}
+		if boot.Add(p.sinceBoot).Before(changed) {
+			return p.pid, nil
+		}
+	}
+	return 0, nil
+}
+
+// A process is what /proc/<pid>/stat says of one.
+type process struct {
+	pid       int
+	name      string
+	sinceBoot time.Duration // when it started
+}
+
+// parseStat reads /proc/<pid>/stat (proc(5)): pid (name) state …, with the start
+// as the 22nd field, in hundredths of a second.
+func parseStat(text string) (p process, err error) {
+	head, rest, ok := strings.Cut(text, " (")
+	end := strings.LastIndex(rest, ") ") // a name may have anything in it
+	if !ok || end < 0 {
+		return p, errors.New("not the form that is expected")
+	}
+	p.name = rest[:end]
+	fields := strings.Fields(rest[end+2:])
+	if len(fields) < 20 {
+		return p, errors.New("not as many fields as are expected")
+	}
+	ticks, err := strconv.ParseInt(fields[19], 10, 64)
+	if err != nil {
+		return p, err
+	}
+	p.sinceBoot = time.Duration(ticks) * (time.Second / 100)
+	p.pid, err = strconv.Atoi(head)
+	return p, err
+}
+
+// bootTime returns when the machine was started.
+func bootTime() (time.Time, error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return time.Time{}, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if seconds, ok := strings.CutPrefix(line, "btime "); ok {
+			n, err := strconv.ParseInt(strings.TrimSpace(seconds), 10, 64)
+			return time.Unix(n, 0), err
+		}
+	}
+	return time.Time{}, errors.New("/proc/stat has no btime")
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// measureHook measures whole processes: larder-hook, as Nix runs it after a
+// build, and the least that a hook could be. They take turns in blocks, each
+// block ten times in all.
+func measureHook(ctx context.Context, cfg config, w *workshop, c *corpus) ([]result, error) {
+	// The store outlives this queue: what keeps its paths alive must not.
+	defer os.RemoveAll("/nix/var/nix/gcroots/larder") // the corpus's store, not the host's
+
+	queue := w.path("queue/queue.db")
+	if err := os.MkdirAll(filepath.Dir(queue), 0o755); err != nil {
+		return nil, fmt.Errorf("make queue directory: %w", err)
+	}
+	init := exec.CommandContext(ctx, filepath.Join(cfg.Bin, "larder"),
+		"init", "--queue", queue, "--cache", "file://"+w.path("hook-cache"))
+	init.Env = env(w.dir)
+	if _, err := measure(init, w); err != nil {
+		return nil, fmt.Errorf("make queue: %w", err)
+	}
+	programs := []struct {
+		file   string
+		result result
+	}{
+		{filepath.Join(cfg.Bin, "larder-hook"), newResult("hook", contender{Key: "larder", Label: "larder-hook"})},
+		{"/bin/true", newResult("hook", contender{Key: "true", Label: "/bin/true"})},
+	}
+	block := max(1, cfg.Spawns/10)
+	// The first block of each is the warm-up. Each block has builds of its own,
+	// or the hook would find its row there.
+	for done := -block; done < cfg.Spawns; done += block {
+		for i := range programs {
+			p := &programs[i]
+			samples, err := spawnBlock(ctx, w, c, p.file, queue, done+block, block)
+			if err != nil {
+				return nil, err
+			}
+			if done >= 0 {
+				for _, s := range samples {
+					p.result.add(s)
+				}
+			}
+		}
+	}
+	return []result{programs[0].result, programs[1].result}, nil
+}
+
+// spawnBlock runs a program n times, once for each build of the corpus from the
+// one numbered first.
+func spawnBlock(ctx context.Context, w *workshop, c *corpus, file, queue string, first, n int) ([]sample, error) {
+	log, err := os.Create(w.path("output"))
+	if err != nil {
+		return nil, fmt.Errorf("run %s: %w", file, err)
+	}
+	defer log.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, fmt.Errorf("run %s: %w", file, err)
+	}
+	defer null.Close()
+
+	samples := make([]sample, n)
+	for i := range samples {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		e := c.Entries[(first+i)%len(c.Entries)]
+		attr := &os.ProcAttr{
+			Dir:   w.dir,
+			Env:   env(w.dir, "LARDER_QUEUE="+queue, "DRV_PATH="+e.Deriver, "OUT_PATHS="+e.Path),
+			Files: []*os.File{null, log, log},
+		}
+		// os.StartProcess and not os/exec, whose own work would be half of what
+		// we measure.
+		start := time.Now()
+		p, err := os.StartProcess(file, []string{file}, attr)
+		if err != nil {
+			return nil, fmt.Errorf("run %s: %w", file, err)
+		}
+		state, err := p.Wait()
+		wall := time.Since(start)
+		if err == nil && !state.Success() {
+			err = errors.New(state.String())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("run %s: %w", file, err)
+		}
+		samples[i] = sampleOf(state)
+		samples[i].Wall = wall
+	}
+	// A hook exits 0 whatever happens and tells its troubles on stderr. A hook
+	// that gives up early would look fast.
+	if text := said(log); text != "" {
+		return nil, fmt.Errorf("run %s: it says: %s", file, lastLine(text))
+	}
+	return samples, nil
+}

@@ -1,0 +1,83 @@
+package nar
+
+import (
+	"slices"
+	"testing"
+)
+
+func TestCaseHack(t *testing.T) {
+	for _, test := range []struct {
+		name, want string
+	}{
+		{"a", "a"},
+		{"a~nix~case~hack~1", "a"},
+		{"a~nix~case~hack~1~nix~case~hack~2", "a"},
+		{"a~nix~case~hack", "a~nix~case~hack"},
+	} {
+		if got := (entry{name: test.name}).archiveName(true); got != test.want {
+			t.Errorf("archive name of %q is %q, want %q", test.name, got, test.want)
+		}
+		if got := (entry{name: test.name}).archiveName(false); got != test.name {
+			t.Errorf("without the hack, archive name of %q is %q, want %q", test.name, got, test.name)
+		}
+	}
+}
+
+func TestSortEntries(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		caseHack bool
+		names    []string
+		want     []string
+		err      string
+	}{
+		{
+			name:  "bytes",
+			names: []string{"b", "a.b", "\xff", "a", "B", "a-b", "..data"},
+			want:  []string{"..data", "B", "a", "a-b", "a.b", "b", "\xff"},
+		},
+		{
+			name:  "listed twice",
+			names: []string{"b", "a", "b"},
+			want:  []string{"a", "b"},
+		},
+		{
+			name:  "hack is off",
+			names: []string{"a~nix~case~hack~1", "aa", "a"},
+			want:  []string{"a", "aa", "a~nix~case~hack~1"},
+		},
+		{
+			name:     "by what is left of the name",
+			caseHack: true,
+			names:    []string{"ab", "a~nix~case~hack~1", "A", "aa"},
+			want:     []string{"A", "a~nix~case~hack~1", "aa", "ab"},
+		},
+		{
+			name:     "collision",
+			caseHack: true,
+			names:    []string{"a~nix~case~hack~1", "b", "a~nix~case~hack~2"},
+			err:      `"a~nix~case~hack~1" and "a~nix~case~hack~2" have the same name in a nar`,
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var entries []entry
+			for _, name := range test.names {
+				entries = append(entries, entry{name: name})
+			}
+			entries, err := sortEntries(entries, test.caseHack)
+			if err != nil {
+				if err.Error() != test.err {
+					t.Errorf("error is %v, want %s", err, test.err)
+				}
+				return
+			}
+			var got []string
+			for _, e := range entries {
+				got = append(got, e.name)
+			}
+			if test.err != "" || !slices.Equal(got, test.want) {
+				t.Errorf("sorted is %q, want %q and error %q", got, test.want, test.err)
+			}
+		})
+	}
+}
