@@ -6,7 +6,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 
 export CGO_ENABLED = 1
 
-.PHONY: help build demo test test-long check bench nix nix-roots clean
+.PHONY: help build demo test test-long check bench bench-quick nix nix-roots clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -28,8 +28,11 @@ check: ## gofmt, go vet, staticcheck
 	go vet -tags '$(TAGS)' ./...
 	go tool staticcheck -tags '$(TAGS)' ./...
 
-bench: build nix-roots ## measure, side by side with nix copy
+bench: build nix-roots ## measure, side by side with nix copy (minutes)
 	go run ./integration/bench
+
+bench-quick: build nix-roots ## the same with a smaller corpus
+	go run ./integration/bench --quick
 
 # Nix itself: Debian's package where there is none.
 nix:

@@ -54,21 +54,27 @@ func parseBuild(dirs nixstore.Dirs, getenv func(string) string) (build, error) {
 //
 // OUT_PATHS is empty in Nix 2.8.0, and in 2.30 and 2.31 for a rebuild; before
 // 2.16 it has only those outputs that somebody wanted; it never has those that
-// were valid before. Nix's database has them all.
+// were valid before. The derivation names them all, and when the hook runs Nix
+// has registered them all. Nix's database is asked where the derivation can't
+// tell: it takes a millisecond, which every build would wait for.
 func (b build) allOutputs(ctx context.Context, busy time.Duration) ([]string, error) {
 	if b.drv == "" {
 		return b.outputs, nil
 	}
+	outputs, err := b.dirs.DrvOutputs(b.drv)
+	if err != nil {
+		outputs, err = b.registered(ctx, busy)
+	}
+	all := slices.Concat(b.outputs, outputs)
+	slices.Sort(all)
+	return slices.Compact(all), err
+}
+
+func (b build) registered(ctx context.Context, busy time.Duration) ([]string, error) {
 	store, err := nixstore.Open(b.dirs, busy)
 	if err != nil {
-		return b.outputs, err
+		return nil, err
 	}
 	// It stays open: the process ends in a moment.
-	registered, err := store.Outputs(ctx, b.drv)
-	if err != nil {
-		return b.outputs, err
-	}
-	all := slices.Concat(b.outputs, registered)
-	slices.Sort(all)
-	return slices.Compact(all), nil
+	return store.Outputs(ctx, b.drv)
 }

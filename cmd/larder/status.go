@@ -17,7 +17,7 @@ func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "status",
 		Usage:  "show what is queued, and what went wrong",
-		Flags:  []cli.Flag{queueFlag(), jsonFlag(), &cli.BoolFlag{Name: "jobs", Usage: "list every job, not only the dead letters"}},
+		Flags:  []cli.Flag{queueFlag(), jsonFlag(), &cli.BoolFlag{Name: "jobs", Usage: "list every job, as --json does, not only those that failed"}},
 		Action: status,
 	}
 }
@@ -30,7 +30,7 @@ type statusReport struct {
 	Waiting     int64       `json:"waiting"`
 	Claimed     int64       `json:"claimed"`
 	Dead        int64       `json:"dead"`
-	NarBytes    int64       `json:"nar_bytes"` // of the paths waiting and claimed, without their closures
+	NarBytes    *int64      `json:"nar_bytes"` // of the paths waiting and claimed, without their closures; null if Nix can't be asked
 	Jobs        []queue.Row `json:"jobs"`
 }
 
@@ -52,38 +52,56 @@ func status(c *cli.Context) error {
 		return err
 	}
 	r.Waiting, r.Claimed, r.Dead = counts.Waiting, counts.Claimed, counts.Dead
-	if err := r.addJobs(c.Context, q, c.Bool("jobs")); err != nil {
+	left, err := r.addJobs(c.Context, q, c.Bool("jobs") || c.Bool("json"))
+	if err != nil {
 		return err
+	}
+	if bytes, err := narBytes(c.Context, left); err == nil {
+		r.NarBytes = &bytes
+	} else {
+		stderrLog(c).Warn("sizes are unknown", "err", err)
 	}
 	return printResult(c, r, r.text())
 }
 
-func (r *statusReport) addJobs(ctx context.Context, q *queue.Queue, all bool) error {
-	store, err := openStore()
-	if err != nil {
-		return err
-	}
-	defer store.Close()
+// addJobs adds the jobs that were asked for, and returns the paths that a worker
+// still has to do.
+func (r *statusReport) addJobs(ctx context.Context, q *queue.Queue, all bool) (left []string, err error) {
 	for job, err := range q.Rows(ctx) {
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if all || job.State == queue.Dead || job.Error != "" {
 			r.Jobs = append(r.Jobs, job)
 		}
-		if job.State == queue.Dead {
-			continue
+		if job.State != queue.Dead {
+			left = append(left, job.Path)
 		}
-		info, err := store.Info(ctx, job.Path)
+	}
+	return left, nil
+}
+
+// narBytes adds up the sizes of those paths that are still in the store.
+func narBytes(ctx context.Context, paths []string) (sum int64, err error) {
+	if len(paths) == 0 {
+		return 0, nil
+	}
+	store, err := openStore()
+	if err != nil {
+		return 0, err
+	}
+	defer store.Close()
+	for _, path := range paths {
+		info, err := store.Info(ctx, path)
 		if errors.Is(err, nixstore.ErrNotValid) {
 			continue
 		}
 		if err != nil {
-			return err
+			return 0, err
 		}
-		r.NarBytes += info.NarSize
+		sum += info.NarSize
 	}
-	return nil
+	return sum, nil
 }
 
 func (r *statusReport) text() string {
@@ -94,7 +112,9 @@ func (r *statusReport) text() string {
 	}
 	fmt.Fprintf(&b, "queue    %s\ncache    %s\nworker   %s\n", r.Queue, r.Cache, worker)
 	fmt.Fprintf(&b, "waiting  %d\nclaimed  %d\ndead     %d\n", r.Waiting, r.Claimed, r.Dead)
-	fmt.Fprintf(&b, "to copy  %s, closures not counted\n", humanize.IBytes(uint64(r.NarBytes)))
+	if r.NarBytes != nil {
+		fmt.Fprintf(&b, "to copy  %s, closures not counted\n", humanize.IBytes(uint64(*r.NarBytes)))
+	}
 	for _, job := range r.Jobs {
 		fmt.Fprintf(&b, "\n%s\n  %s", job.Path, job.State)
 		if job.Attempts > 0 {
