@@ -1,6 +1,7 @@
 package cachewriter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,30 +31,48 @@ type entry struct {
 
 // A call is one call of Copy. The Writer's mutex guards it.
 type call struct {
-	left   int // entries that it waits for
-	idle   chan struct{}
-	result Result
-	errs   []error
+	unlooked    int // paths that it has not come to
+	left        int // entries that it waits for
+	idle        chan struct{}
+	result      Result
+	errs        []error // of paths
+	unavailable error   // of the cache
 }
 
 // maxErrors is how many paths' errors Copy returns.
 const maxErrors = 10
 
+// errReference is why an entry ends of which a reference could not be copied. Who
+// waits for it waits for the reference as well, and hears only what was wrong
+// with that.
+var errReference = errors.New("one of its references could not be copied")
+
 // Copy writes the closures of the given store paths, references first, and
 // returns when all of them are durable.
 //
 // Paths already in the cache are skipped. Copy is idempotent: after an error or a
-// crash, calling it again continues where it stopped. When some paths fail, all
-// others that do not need them are written all the same.
+// crash, calling it again continues where it stopped. When some of a closure
+// fails, all that does not need it is written all the same, unless the cache is
+// to blame. When one of the given paths is not in the store, nothing is written.
 //
 // The error may wrap [ErrNotInStore], [ErrStoreCorrupt] or [ErrUnavailable].
 func (w *Writer) Copy(ctx context.Context, paths ...string) (Result, error) {
+	w.mu.Lock()
+	w.calls++
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.calls--
+	}()
+	var total Result
 	for {
 		result, err := w.copy(ctx, paths)
+		total.add(result)
 		// A path that we share with a call that has just been canceled may be
 		// canceled with it.
 		if !errors.Is(err, context.Canceled) || ctx.Err() != nil || w.ctx.Err() != nil {
-			return result, err
+			return total, err
 		}
 	}
 }
@@ -63,9 +82,9 @@ func (w *Writer) copy(ctx context.Context, paths []string) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	c := &call{result: Result{Paths: len(graph)}}
+	c := &call{result: Result{Paths: len(graph)}, unlooked: len(graph)}
 	w.mu.Lock()
-	w.progress.Paths = len(w.complete) + len(graph)
+	w.unlooked += len(graph)
 	w.mu.Unlock()
 	for first := 0; first < len(graph); first += lookAhead {
 		chunk := graph[first:min(first+lookAhead, len(graph))]
@@ -81,7 +100,8 @@ func (w *Writer) copy(ctx context.Context, paths []string) (Result, error) {
 			}
 		}
 	}
-	return c.result, w.wait(ctx, c)
+	err = w.wait(ctx, c)
+	return c.result, err
 }
 
 func (w *Writer) isComplete(id int64) bool {
@@ -159,6 +179,16 @@ func (w *Writer) admit(ctx context.Context, c *call, graph nixstore.Graph, node 
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.ctx.Err() != nil {
+		<-w.room
+		return context.Canceled // after Close nobody would see to it
+	}
+	if c.unavailable != nil {
+		<-w.room
+		return c.unavailable // the rest would fare no better
+	}
+	c.unlooked--
+	w.unlooked--
 	if !w.admitted(c, graph, node, l) {
 		<-w.room
 	}
@@ -179,7 +209,7 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 		return false
 	}
 	e := &entry{id: node.ID, info: l.info, present: l.present}
-	var waitsFor []*entry
+	var waitsFor []*entry // what is not published
 	for _, i := range node.Refs {
 		id := graph[i].ID
 		if _, ok := w.complete[id]; ok {
@@ -187,7 +217,7 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 		}
 		ref, ok := w.open[id]
 		if !ok {
-			c.fail(fmt.Errorf("copy %s: one of its references could not be copied", l.info.Path))
+			c.fail(errReference)
 			return false
 		}
 		waitsFor = append(waitsFor, ref)
@@ -230,7 +260,10 @@ func (c *call) join(e *entry) {
 }
 
 func (c *call) fail(err error) {
-	if len(c.errs) < maxErrors {
+	switch {
+	case errors.Is(err, ErrUnavailable):
+		c.unavailable = cmp.Or(c.unavailable, err)
+	case err != errReference && len(c.errs) < maxErrors:
 		c.errs = append(c.errs, err)
 	}
 }
@@ -245,7 +278,7 @@ func (w *Writer) wait(ctx context.Context, c *call) error {
 	w.mu.Unlock()
 	select {
 	case <-c.idle:
-		return errors.Join(c.errs...)
+		return errors.Join(append(c.errs, c.unavailable)...)
 	case <-ctx.Done():
 		w.detach(c)
 		return ctx.Err()
@@ -256,6 +289,8 @@ func (w *Writer) wait(ctx context.Context, c *call) error {
 func (w *Writer) detach(c *call) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.unlooked -= c.unlooked
+	c.unlooked = 0
 	for _, e := range w.open {
 		if !e.forget(c) || len(e.calls) > 0 {
 			continue
@@ -290,7 +325,7 @@ func (w *Writer) finish(e *entry, err error) {
 	if err == nil {
 		w.complete[e.id] = struct{}{}
 		if e.dump != nil {
-			w.progress.NarBytes += e.dump.narInfo.NarSize
+			w.narBytes += e.dump.narInfo.NarSize
 		}
 	} else if e.dump != nil {
 		e.dump.file.Discard()
@@ -311,6 +346,6 @@ func (w *Writer) finish(e *entry, err error) {
 		return
 	}
 	for _, r := range e.referrers {
-		w.finish(r, fmt.Errorf("copy %s: reference: %w", r.info.Path, err))
+		w.finish(r, errReference)
 	}
 }

@@ -18,9 +18,21 @@ import (
 
 // A dump is a NAR in an unfinished file of the cache.
 type dump struct {
-	file      *bincache.Temp
-	narInfo   *bincache.NarInfo // what will be published with it
-	published bool              // the publisher's: it is in place
+	file    *bincache.Temp
+	narInfo *bincache.NarInfo // what will be published with it
+
+	// The publisher's:
+	published bool  // it is in place
+	lost      error // what Sync said
+}
+
+// sync makes the NAR durable. After an error it can't be any more: Linux tells of
+// writes that were lost once, and the next fsync succeeds.
+func (d *dump) sync() error {
+	if d.lost == nil {
+		d.lost = d.file.Sync()
+	}
+	return d.lost
 }
 
 // A dumper dumps one path after the other, with the same buffers.
@@ -155,7 +167,7 @@ func (w *Writer) judge(ctx context.Context, info *nixstore.Info, n *bincache.Nar
 	case err != nil:
 		return err // it is gone, most likely
 	case now.NarHash != info.NarHash:
-		return errors.New("Nix registered it anew while it was read")
+		return errors.New("it was registered anew while it was read")
 	case cause != nil:
 		return cause
 	}

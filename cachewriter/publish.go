@@ -94,13 +94,16 @@ func (w *Writer) nextBatch() []*entry {
 // be, in order, so that the cache is whole; it can be called again.
 func (w *Writer) publish(batch []*entry) error {
 	batch = slices.DeleteFunc(slices.Clone(batch), func(e *entry) bool { return e.present })
+	if len(batch) == 0 {
+		return nil
+	}
 	var nars []*dump
 	for _, e := range batch {
 		if !e.dump.published {
 			nars = append(nars, e.dump)
 		}
 	}
-	if err := eachOf(nars, func(d *dump) error { return d.file.Sync() }); err != nil {
+	if err := eachOf(nars, (*dump).sync); err != nil {
 		return err
 	}
 	for _, d := range nars {
@@ -131,7 +134,7 @@ func (w *Writer) publish(batch []*entry) error {
 		return err
 	}
 	for i, e := range batch {
-		if err := w.cache.PublishNarInfo(temps[i], e.info.Path); err != nil {
+		if err := w.cache.PublishNarInfo(w.ctx, temps[i], e.info.Path); err != nil {
 			return err
 		}
 	}
@@ -153,7 +156,7 @@ func eachOf[T any](batch []T, do func(T) error) error {
 func cacheError(err error) error {
 	for _, errno := range []syscall.Errno{
 		syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EACCES, syscall.EPERM, syscall.EIO,
-		syscall.ENOENT, syscall.ENOTDIR, syscall.ESTALE, syscall.EMFILE, syscall.ENFILE,
+		syscall.ENOENT, syscall.ENOTDIR, syscall.ESTALE, syscall.ETIMEDOUT, syscall.ENOTCONN, syscall.EMFILE, syscall.ENFILE,
 	} {
 		if errors.Is(err, errno) {
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)

@@ -97,9 +97,11 @@ type Writer struct {
 	changed  *sync.Cond // todo or ready has grown, or ctx has ended
 	complete map[int64]struct{}
 	open     map[int64]*entry // in the window, by row of Nix's database
+	calls    int              // of Copy, under way
 	todo     []*entry         // to be dumped
-	ready    []*entry         // dumped, with all references published or in a batch
-	progress Progress
+	ready    []*entry         // dumped or present, with all references published or in a batch
+	unlooked int              // paths that calls have not come to; some of them may be the same
+	narBytes int64            // copied
 }
 
 // New returns a Writer. It must be closed.
@@ -148,12 +150,30 @@ func (w *Writer) Close() {
 	}
 }
 
+// Forget makes the Writer look at the cache again before it takes an entry for
+// present. It does nothing while something is copied. Whoever keeps a Writer for
+// long calls it now and then: somebody may have deleted entries.
+func (w *Writer) Forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.calls == 0 {
+		clear(w.complete)
+	}
+}
+
 // Result counts what a call of Copy did.
 type Result struct {
 	Paths     int   // looked at; those known from an earlier call are not
 	Copied    int   // written to the cache by this process
 	NarBytes  int64 // of those: sizes of their NARs
 	FileBytes int64 // of those: sizes in the cache
+}
+
+func (r *Result) add(o Result) {
+	r.Paths = max(r.Paths, o.Paths) // the second time it looks at the same paths
+	r.Copied += o.Copied
+	r.NarBytes += o.NarBytes
+	r.FileBytes += o.FileBytes
 }
 
 // Progress is how far all calls of Copy together are.
@@ -167,7 +187,9 @@ type Progress struct {
 func (w *Writer) Progress() Progress {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	p := w.progress
-	p.Done = len(w.complete)
-	return p
+	return Progress{
+		Paths:    len(w.complete) + len(w.open) + w.unlooked,
+		Done:     len(w.complete),
+		NarBytes: w.narBytes,
+	}
 }

@@ -9,7 +9,8 @@
 // # Order
 //
 //  1. A root for every output. Nix still holds the outputs while the hook runs,
-//     so no collector can have taken them, and from here on none will.
+//     so no collector can have taken them, and from here on none will: one that
+//     runs already, and may have looked at the roots before, is told.
 //  2. The rows of the queue, in one transaction.
 //  3. The roots once more: the worker may have finished an earlier job of the
 //     same path between 1 and 2, and taken its root away.
@@ -19,7 +20,6 @@
 package hook
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -28,7 +28,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -60,11 +59,16 @@ type Config struct {
 
 	// Stage, if it is not nil, is told what Run is doing, for when it takes too
 	// long.
-	Stage *atomic.Value
+	Stage func(stage string)
 }
 
 // Run adds the outputs that the environment tells of to the queue.
-func Run(ctx context.Context, c Config) error {
+func Run(ctx context.Context, c Config) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
 	build, problems := parseBuild(nixstore.DefaultDirs(), c.Getenv)
 
 	c.stage("finding the queue")
@@ -78,16 +82,21 @@ func Run(ctx context.Context, c Config) error {
 	}
 	r := rooter{dirs: build.dirs, file: file, id: id, roots: gcroot.Open(build.dirs.State, id.ID)}
 
-	// What the environment names is safe before Nix's database is opened.
+	// What the environment names is safe before anything else is looked at. What
+	// goes wrong here goes wrong below once more, and is told of then.
 	c.stage("making roots")
-	problems = errors.Join(problems, r.root(build.outputs))
-	c.stage("reading Nix's database")
+	_ = r.root(build.outputs)
+	c.stage("reading the derivation")
 	all, err := build.allOutputs(ctx, c.Busy)
 	problems = errors.Join(problems, err)
 	c.stage("making roots")
 	problems = errors.Join(problems, r.root(all))
 	if len(all) == 0 {
 		return problems
+	}
+	if r.made {
+		c.stage("telling the garbage collector")
+		problems = errors.Join(problems, gcroot.TellCollector(build.dirs.State, c.Busy/3, all...))
 	}
 
 	c.stage("waiting for the queue")
@@ -103,12 +112,14 @@ func Run(ctx context.Context, c Config) error {
 		return errors.Join(problems, err)
 	}
 	c.stage("making roots")
-	return errors.Join(problems, r.again(all))
+	problems = errors.Join(problems, r.again(all))
+	c.stage("emptying the queue's log")
+	return errors.Join(problems, q.Tidy(ctx))
 }
 
 func (c Config) stage(s string) {
 	if c.Stage != nil {
-		c.Stage.Store(s)
+		c.Stage(s)
 	}
 }
 
@@ -117,27 +128,68 @@ func (c Config) stage(s string) {
 func identify(file, stateDir string) (queue.Identity, error) {
 	id, err := queue.Identify(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		id = queue.Identity{ID: queue.ExpectedID(file), UID: os.Geteuid(), GID: os.Getegid()}
+		id = queue.Identity{ID: queue.ExpectedID(file)}
+		id.UID, id.GID = futureOwner(file)
 		id.Worker, err = gcroot.Open(stateDir, id.ID).Since()
 	}
 	return id, err
 }
 
-// findQueue returns the queue's database.
-func (c Config) findQueue() (string, error) {
-	if file := cmp.Or(c.Queue, c.Getenv("LARDER_QUEUE")); file != "" {
-		return filepath.Abs(file)
+// futureOwner returns who will own a queue that is not there yet, or that has
+// lost its lock file: whoever owns the directory. Root must neither leave roots
+// that the owner of the queue can't remove, nor open as root what a user put
+// there.
+func futureOwner(file string) (uid, gid int) {
+	if os.Geteuid() != 0 {
+		return os.Geteuid(), os.Getegid()
 	}
-	if filepath.IsAbs(c.Argv0) {
-		text, err := os.ReadFile(c.Argv0 + ".queue")
-		if err == nil {
-			return string(bytes.TrimSuffix(text, []byte("\n"))), nil
+	for dir := filepath.Dir(file); ; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err == nil {
+			sys := info.Sys().(*syscall.Stat_t)
+			return int(sys.Uid), int(sys.Gid)
 		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("find queue: %w", err)
+		if dir == filepath.Dir(dir) {
+			return 0, 0
 		}
 	}
-	return queue.DefaultFile(os.Geteuid(), c.Getenv)
+}
+
+// findQueue returns the queue's database, by the name that everybody uses.
+func (c Config) findQueue() (file string, err error) {
+	if file = cmp.Or(c.Queue, c.Getenv("LARDER_QUEUE")); file == "" {
+		file, err = c.queueBeside()
+	}
+	if file == "" && err == nil {
+		file, err = queue.DefaultFile(os.Geteuid(), c.Getenv)
+	}
+	if err == nil {
+		file, err = queue.Resolve(file)
+	}
+	if err != nil {
+		return "", fmt.Errorf("find queue: %w", err)
+	}
+	return file, nil
+}
+
+// queueBeside returns what the file beside the program says, or "" if there is
+// no such file.
+func (c Config) queueBeside() (string, error) {
+	if !filepath.IsAbs(c.Argv0) {
+		return "", nil
+	}
+	name := c.Argv0 + ".queue"
+	text, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	file := strings.TrimSuffix(string(text), "\n")
+	if !filepath.IsAbs(file) {
+		return "", fmt.Errorf("%s says %q, which is no absolute path", name, file)
+	}
+	return file, nil
 }
 
 // A rooter makes the roots of one hook.
@@ -199,7 +251,13 @@ func becomeOwner(id queue.Identity) error {
 	return nil
 }
 
-// OneLine returns err as the one line that a hook may print.
+// OneLine returns err as the one line that a hook may print. It is short enough
+// for a pipe to take it whole.
 func OneLine(err error) string {
-	return strings.ReplaceAll(err.Error(), "\n", "; ")
+	const limit = 1000
+	line := strings.ReplaceAll(err.Error(), "\n", "; ")
+	if len(line) > limit {
+		line = strings.ToValidUTF8(line[:limit], "") + "…"
+	}
+	return line
 }

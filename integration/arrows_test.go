@@ -28,6 +28,8 @@ var arrows = map[string][]string{
 	"internal/gcroot":   nil,
 	"internal/nixstore": nil,
 	"internal/bincache": nil,
+	"internal/nixtest":  nil, // for tests, as is trouble
+	"internal/trouble":  nil,
 	"integration":       nil,
 	"integration/bench": nil,
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -49,20 +50,25 @@ type Job struct {
 // Add puts store paths into the queue, all or none. drv is the derivation that
 // built them, or "". A path that is there already becomes due.
 func (q *Queue) Add(ctx context.Context, drv string, paths ...string) error {
-	err := q.transaction(ctx, func(tx *sql.Tx) error {
-		now := time.Now().UnixMilli()
-		for _, path := range paths {
-			_, err := tx.ExecContext(ctx, addSQL, sql.Named("path", path), sql.Named("drv", drv), sql.Named("now", now))
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	list, err := pathList(paths)
+	if err != nil {
+		return fmt.Errorf("add to queue: %w", err)
+	}
+	_, err = q.db.ExecContext(ctx, addSQL,
+		sql.Named("paths", list), sql.Named("drv", drv), sql.Named("now", time.Now().UnixMilli()))
 	if err != nil {
 		return fmt.Errorf("add to queue: %w", explain(err))
 	}
 	return nil
+}
+
+// pathList returns paths as the JSON array that statements take.
+func pathList(paths []string) (string, error) {
+	if paths == nil {
+		return "[]", nil // JSON's null would be an element to SQLite
+	}
+	list, err := json.Marshal(paths)
+	return string(list), err
 }
 
 // Claim hands out the job that has been due for longest. It returns [ErrEmpty]

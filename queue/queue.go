@@ -70,12 +70,12 @@ const (
 	// sync at most.
 	workerBusy = 30 * time.Second
 
-	// The WAL is copied back into the database when it has this many pages of
-	// 4 KiB. Hooks leave that to the worker, which has time for the two syncs, as
-	// long as there is one: without a worker the WAL must not grow for ever, since
-	// the first process that opens the queue reads all of it.
-	workerCheckpoint = 512
-	hookCheckpoint   = 4096
+	// Small pages: a hook changes a few, and writes each as a whole into the WAL.
+	pageSize = 1024
+
+	// The worker copies the WAL back into the database when it has this many pages,
+	// so that hooks need not.
+	checkpoint = 64
 )
 
 // A Queue is an open queue. It is safe for use by several goroutines.
@@ -88,13 +88,13 @@ type Queue struct {
 // Create opens the queue in file for a worker, and makes it, and the directory
 // it is in, if there is none.
 func Create(ctx context.Context, file string) (*Queue, error) {
-	file, err := absolute(file)
-	if err != nil {
-		return nil, err
-	}
 	// Everyone may look: the hook of another user has to find its way in.
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return nil, openError(file, err)
+	}
+	file, err := Resolve(file)
+	if err != nil {
+		return nil, err
 	}
 	return open(ctx, file, "rwc")
 }
@@ -102,7 +102,7 @@ func Create(ctx context.Context, file string) (*Queue, error) {
 // Open opens the queue in file for a worker. The error wraps [fs.ErrNotExist] if
 // there is none.
 func Open(ctx context.Context, file string) (*Queue, error) {
-	file, err := absolute(file)
+	file, err := Resolve(file)
 	if err != nil {
 		return nil, err
 	}
@@ -116,42 +116,58 @@ func open(ctx context.Context, file, mode string) (*Queue, error) {
 	if err := refuseRemote(filepath.Dir(file)); err != nil {
 		return nil, openError(file, err)
 	}
-	id, err := identify(file)
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		// Those who find the new database must find its identity.
+		if _, err := identify(file); err != nil {
+			return nil, openError(file, err)
+		}
+	}
+	db, err := connect(file, mode)
 	if err != nil {
 		return nil, openError(file, err)
 	}
-	db, err := connect(file, mode, workerBusy, workerCheckpoint)
-	if err != nil {
-		return nil, openError(file, err)
-	}
-	// The mode stays in the file, so that hooks need not ask for it.
-	if _, err := db.ExecContext(ctx, "pragma journal_mode = wal"); err != nil {
+	q := &Queue{file: file, db: db}
+	if err := q.prepare(ctx); err != nil {
 		db.Close()
 		return nil, openError(file, err)
 	}
-	if err := migrate(ctx, db); err != nil {
-		db.Close()
-		return nil, openError(file, err)
-	}
-	return &Queue{file: file, db: db, id: id}, nil
+	return q, nil
 }
 
-// OpenForHook opens an existing queue to Add to it, and for nothing else. Every
-// wait for other processes ends after busy. The process may end without closing
-// the queue, and should: closing would make it wait for the disk.
-func OpenForHook(ctx context.Context, file string, busy time.Duration) (*Queue, error) {
-	db, err := connect(file, "rw", busy, hookCheckpoint)
-	if err != nil {
-		return nil, openError(file, err)
+// prepare brings the database up to date. A file that is something else is left as
+// it is, and so is its directory.
+func (q *Queue) prepare(ctx context.Context) (err error) {
+	if _, err := schemaVersion(ctx, q.db); err != nil {
+		return err
 	}
-	if err := checkSchema(ctx, db); err != nil {
-		db.Close()
-		return nil, openError(file, err)
+	if q.id, err = identify(q.file); err != nil {
+		return err
 	}
-	return &Queue{file: file, db: db}, nil
+	if err := format(ctx, q.db); err != nil {
+		return err
+	}
+	return migrate(ctx, q.db)
 }
 
-func connect(file, mode string, busy time.Duration, checkpoint int) (*sql.DB, error) {
+// format makes the file what a queue's is. Both pragmas stay in it, so that hooks
+// need not ask for them: the page size is that of the first table, and later
+// nobody can change it.
+func format(ctx context.Context, db *sql.DB) error {
+	pragmas := fmt.Sprintf("pragma page_size = %d; pragma journal_mode = wal", pageSize)
+	for giveUp := time.Now().Add(workerBusy); ; {
+		_, err := db.ExecContext(ctx, pragmas)
+		// While the mode changes nobody is let wait. It happens once, but then several
+		// processes may be at it.
+		var busy sqlite3.Error
+		if !errors.As(err, &busy) || busy.Code != sqlite3.ErrBusy || time.Now().After(giveUp) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// dataSource returns how the driver is told to open a queue.
+func dataSource(file, mode string, busy time.Duration) string {
 	dsn := url.URL{Scheme: "file", Path: file, RawQuery: url.Values{
 		"mode":             {mode},
 		"_busy_timeout":    {strconv.FormatInt(busy.Milliseconds(), 10)},
@@ -159,14 +175,21 @@ func connect(file, mode string, busy time.Duration, checkpoint int) (*sql.DB, er
 		"_txlock":          {"immediate"},
 		"_stmt_cache_size": {"16"},
 	}.Encode()}
-	db, err := sql.Open("sqlite3", dsn.String())
+	return dsn.String()
+}
+
+func connect(file, mode string) (*sql.DB, error) {
+	db, err := sql.Open("sqlite3", dataSource(file, mode, workerBusy))
 	if err != nil {
 		return nil, err
 	}
 	// One connection: there is one writer at a time anyway, and pragmas are a
 	// connection's.
 	db.SetMaxOpenConns(1)
-	if _, err := db.Exec(fmt.Sprintf("pragma wal_autocheckpoint = %d", checkpoint)); err != nil {
+	// With a limit of 0 the WAL's file is as small as what is in it, so that hooks
+	// see by its size whether there is a worker that looks after it.
+	pragmas := fmt.Sprintf("pragma wal_autocheckpoint = %d; pragma journal_size_limit = 0", checkpoint)
+	if _, err := db.Exec(pragmas); err != nil {
 		db.Close()
 		return nil, err
 	}
@@ -182,25 +205,37 @@ func (q *Queue) File() string { return q.file }
 // Identity returns what the queue is known by.
 func (q *Queue) Identity() Identity { return q.id }
 
-// absolute returns the one name by which everybody knows the queue: two names of
-// one database would have two lock files, and two workers.
-func absolute(file string) (string, error) {
+// Resolve returns the one name by which everybody knows the queue in file,
+// whether there is one yet or not: two names of one database would have two lock
+// files, and two workers.
+func Resolve(file string) (string, error) {
 	abs, err := filepath.Abs(file)
 	if err != nil {
 		return "", openError(file, err)
 	}
 	real, err := filepath.EvalSymlinks(abs)
-	if errors.Is(err, fs.ErrNotExist) {
-		return abs, nil
+	if err == nil {
+		return real, nil
 	}
-	if err != nil {
+	if !errors.Is(err, fs.ErrNotExist) {
 		return "", openError(file, err)
 	}
-	return real, nil
+	if info, err := os.Lstat(abs); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		return "", openError(file, fmt.Errorf("it is a link to nothing: %w", fs.ErrNotExist))
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
+	if err != nil {
+		return abs, nil // (ignored) the directory has no other name yet
+	}
+	return filepath.Join(dir, filepath.Base(abs)), nil
 }
 
 func openError(file string, err error) error {
-	return fmt.Errorf("open queue %q: %w", file, explain(err))
+	err = explain(err)
+	if _, none := Identify(file); errors.Is(err, ErrCorrupt) && errors.Is(none, fs.ErrNotExist) {
+		err = ErrNotQueue // it never was one
+	}
+	return fmt.Errorf("open queue %q: %w", file, err)
 }
 
 // explain makes SQLite's errors errors of this package, and of io/fs, so that

@@ -14,6 +14,11 @@ var schemaFiles embed.FS
 // applicationID marks an SQLite file as a queue: "lard".
 const applicationID = 0x6c617264
 
+// versionSQL asks whose database it is, which version of the schema, and whether
+// there is anything in it. That is one question, or somebody who makes the queue
+// at this moment would come between.
+const versionSQL = "select application_id, user_version, (select count(*) from sqlite_schema) from pragma_application_id, pragma_user_version"
+
 // schema returns the migrations, oldest first.
 func schema() []string {
 	entries, err := fs.ReadDir(schemaFiles, "sql/schema")
@@ -42,27 +47,10 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	}
 	defer tx.Rollback()
 
+	version, err := schemaVersion(ctx, tx)
 	files := schema()
-	var app, version int
-	err = tx.QueryRowContext(ctx, "select application_id, user_version from pragma_application_id, pragma_user_version").Scan(&app, &version)
-	if err != nil {
+	if err != nil || version == len(files) {
 		return err
-	}
-	switch {
-	case version == 0:
-		var tables int
-		if err := tx.QueryRowContext(ctx, "select count(*) from sqlite_schema").Scan(&tables); err != nil {
-			return err
-		}
-		if tables > 0 {
-			return ErrNotQueue
-		}
-	case app != applicationID:
-		return ErrNotQueue
-	case version > len(files):
-		return tooNew(version)
-	case version == len(files):
-		return nil
 	}
 	for i, text := range files[version:] {
 		if _, err := tx.ExecContext(ctx, text); err != nil {
@@ -76,13 +64,29 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	return tx.Commit()
 }
 
-// checkSchema is migrate for those who may not change the schema.
-func checkSchema(ctx context.Context, db *sql.DB) error {
+// schemaVersion returns the version of a queue's schema: 0 if the database is new.
+func schemaVersion(ctx context.Context, db interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}) (int, error) {
+	var app, tables int64
 	var version int
-	if err := db.QueryRowContext(ctx, "pragma user_version").Scan(&version); err != nil {
-		return err
+	if err := db.QueryRowContext(ctx, versionSQL).Scan(&app, &version, &tables); err != nil {
+		return 0, err
 	}
-	switch want := len(schema()); {
+	switch {
+	case version == 0 && tables > 0, version > 0 && app != applicationID:
+		return 0, ErrNotQueue
+	case version > len(schema()):
+		return 0, tooNew(int64(version))
+	}
+	return version, nil
+}
+
+// checkSchema is migrate for those who may not change the schema.
+func checkSchema(app, version int64) error {
+	switch want := int64(len(schema())); {
+	case version > 0 && app != applicationID:
+		return ErrNotQueue
 	case version > want:
 		return tooNew(version)
 	case version < want:
@@ -91,6 +95,6 @@ func checkSchema(ctx context.Context, db *sql.DB) error {
 	return nil
 }
 
-func tooNew(version int) error {
+func tooNew(version int64) error {
 	return fmt.Errorf("schema version %d is %w's %d", version, ErrTooNew, len(schema()))
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	_ "embed"
-	"encoding/json"
 	"fmt"
 	"iter"
 	"time"
@@ -48,7 +47,8 @@ type Row struct {
 }
 
 // Rows returns every job in the order in which they will be claimed, dead
-// letters last.
+// letters last. Until the loop over them ends the queue does nothing else: its
+// other methods wait.
 func (q *Queue) Rows(ctx context.Context) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		rows, err := q.db.QueryContext(ctx, listSQL)
@@ -81,11 +81,11 @@ func scanRow(rows *sql.Rows) (Row, error) {
 
 // Missing returns those of the given paths that have no job.
 func (q *Queue) Missing(ctx context.Context, paths []string) ([]string, error) {
-	list, err := json.Marshal(paths)
+	list, err := pathList(paths)
 	if err != nil {
 		return nil, fmt.Errorf("look for jobs: %w", err)
 	}
-	rows, err := q.db.QueryContext(ctx, missingSQL, sql.Named("paths", string(list)))
+	rows, err := q.db.QueryContext(ctx, missingSQL, sql.Named("paths", list))
 	if err != nil {
 		return nil, fmt.Errorf("look for jobs: %w", explain(err))
 	}

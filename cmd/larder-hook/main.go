@@ -13,10 +13,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
-	"sync/atomic"
+	"strings"
 	"syscall"
 	"time"
 
@@ -28,63 +29,57 @@ const defaultDeadline = 250 * time.Millisecond
 var started = time.Now()
 
 func main() {
-	// Nix, or the terminal, may be gone when there is something to say, and a ^C
-	// is for Nix: what was built is worth keeping all the same.
-	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM)
-	exitZeroOnFaults()
-	defer exit()
-	defer func() {
-		if p := recover(); p != nil {
-			complain(fmt.Sprint("panic: ", p))
-		}
-	}()
+	// Nix, or the terminal, may be gone when there is something to say, and a ^C is
+	// for Nix: what was built is worth keeping all the same.
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM)
+	defer os.Exit(0) // after a panic, too; nothing is closed, flushed or waited for
 
-	c := hook.Config{Argv0: os.Args[0], Getenv: os.Getenv, Stage: new(atomic.Value)}
-	c.Stage.Store("starting")
-	deadline := parseArgs(&c, os.Args[1:])
-	// A path on a dead disk or a stopped writer can hold us for ever.
-	time.AfterFunc(deadline-time.Since(started), func() {
-		go complain(fmt.Sprintf("gave up after %v while %v", deadline, c.Stage.Load()))
-		time.Sleep(10 * time.Millisecond) // the line has this long to be written
-		exit()
-	})
+	c := hook.Config{Argv0: os.Args[0], Getenv: os.Getenv}
+	deadline, problems := parseArgs(&c, os.Args[1:])
 	c.Busy = deadline * 6 / 10
-	if err := hook.Run(context.Background(), c); err != nil {
-		complain(hook.OneLine(err))
+	c.Stage = func(stage string) {
+		setLastWords(line(errors.Join(problems, fmt.Errorf("gave up after %v while %s", deadline, stage))))
+	}
+	c.Stage("starting")
+	endAfter(deadline - time.Since(started))
+	if err := errors.Join(problems, hook.Run(context.Background(), c)); err != nil {
+		speakNow()
+		fmt.Fprint(os.Stderr, line(err))
 	}
 }
 
 // parseArgs fills in c and returns the deadline. Nothing here is worth failing
-// for: what can't be understood is told, and left out.
-func parseArgs(c *hook.Config, args []string) time.Duration {
+// for: what can't be understood is left out, and told of in the error.
+func parseArgs(c *hook.Config, args []string) (time.Duration, error) {
+	var problems []error
 	deadline := os.Getenv("LARDER_HOOK_DEADLINE")
-	for ; len(args) > 0; args = args[1:] {
+	for len(args) > 0 {
+		arg := args[0]
+		args = args[1:]
+		name, value, ok := strings.Cut(arg, "=")
+		if !ok && len(args) > 0 && (name == "--queue" || name == "--deadline") {
+			value, ok = args[0], true
+			args = args[1:]
+		}
 		switch {
-		case args[0] == "--queue" && len(args) > 1:
-			c.Queue = args[1]
-			args = args[1:]
-		case args[0] == "--deadline" && len(args) > 1:
-			deadline = args[1]
-			args = args[1:]
+		case ok && name == "--queue":
+			c.Queue = value
+		case ok && name == "--deadline":
+			deadline = value
 		default:
-			complain(fmt.Sprintf("argument %q ignored", args[0]))
+			problems = append(problems, fmt.Errorf("argument %q ignored", arg))
 		}
 	}
 	if deadline == "" {
-		return defaultDeadline
+		return defaultDeadline, errors.Join(problems...)
 	}
 	d, err := time.ParseDuration(deadline)
 	if err != nil || d <= 0 {
-		complain(fmt.Sprintf("deadline %q ignored: want something like 250ms", deadline))
-		return defaultDeadline
+		problems = append(problems, fmt.Errorf("deadline %q ignored: want something like 250ms", deadline))
+		d = defaultDeadline
 	}
-	return d
+	return d, errors.Join(problems...)
 }
 
-// complain prints one line.
-func complain(text string) {
-	fmt.Fprintf(os.Stderr, "larder-hook: %s\n", text)
-}
-
-// exit ends the process as it is: nothing is closed, flushed or waited for.
-func exit() { os.Exit(0) }
+// line returns the one line that is printed.
+func line(err error) string { return "larder-hook: " + hook.OneLine(err) + "\n" }

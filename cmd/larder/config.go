@@ -33,7 +33,7 @@ func compressionFlag() cli.Flag {
 }
 
 func workersFlag() cli.Flag {
-	return &cli.IntFlag{Name: "workers", EnvVars: []string{"LARDER_WORKERS"}, Usage: "how many paths to compress at a time (default: one per core)"}
+	return &cli.IntFlag{Name: "workers", EnvVars: []string{"LARDER_WORKERS"}, DefaultText: "one per core", Usage: "how many paths to compress at a time"}
 }
 
 func jsonFlag() cli.Flag {
@@ -76,7 +76,10 @@ func queueFile(c *cli.Context) (string, error) {
 func openQueue(c *cli.Context, create bool) (*queue.Queue, queue.Settings, error) {
 	file, err := queueFile(c)
 	if err != nil {
-		return nil, queue.Settings{}, err
+		return nil, queue.Settings{}, orHint(err, "name a queue with --queue FILE")
+	}
+	if err := checkCacheFlag(c); err != nil {
+		return nil, queue.Settings{}, err // before a queue is made for nothing
 	}
 	open := queue.Open
 	if create {
@@ -87,7 +90,7 @@ func openQueue(c *cli.Context, create bool) (*queue.Queue, queue.Settings, error
 		err = withHint(err, "larder init --cache DIR makes a queue and its cache; --queue FILE names another one")
 	}
 	if err != nil {
-		return nil, queue.Settings{}, err
+		return nil, queue.Settings{}, orHint(err, hintQueue)
 	}
 	s, err := settle(c.Context, q, c.String("cache"))
 	if err != nil {
@@ -125,6 +128,15 @@ func parseCache(arg string) (dir string, err error) {
 		return "", &exitCoder{exitUsage, withHint(err, "name a directory: --cache file:///var/cache/nix")}
 	}
 	return dir, nil
+}
+
+// checkCacheFlag returns an error if the command line names what can't be a cache.
+func checkCacheFlag(c *cli.Context) error {
+	if c.String("cache") == "" {
+		return nil
+	}
+	_, err := parseCache(c.String("cache"))
+	return err
 }
 
 // cacheURL returns the cache of the command line or of the queue's settings.
@@ -170,13 +182,25 @@ func openCache(url string, named bool, storeDir string) (*bincache.Cache, error)
 		return nil, err
 	}
 	if named {
-		return bincache.Create(dir, storeDir, bincache.Options{})
+		return makeCache(dir, storeDir, bincache.Options{})
 	}
 	cache, err := bincache.Open(dir, storeDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = withHint(err, fmt.Sprintf("is the disk mounted? larder init --cache %s makes a new one", dir))
 	}
-	return cache, err
+	if err == nil {
+		err = cache.CheckWritable()
+	}
+	return cache, orHint(err, hintCache)
+}
+
+// makeCache opens a cache, or makes it.
+func makeCache(dir, storeDir string, o bincache.Options) (*bincache.Cache, error) {
+	cache, err := bincache.Create(dir, storeDir, o)
+	if err == nil {
+		err = cache.CheckWritable()
+	}
+	return cache, orHint(err, hintCache)
 }
 
 // sweepAge is how old an unfinished file has to be before it is looked at.
@@ -208,10 +232,7 @@ func openTarget(c *cli.Context, s queue.Settings, background bool, log *slog.Log
 	}
 	cache, err := openCache(url, c.String("cache") != "", store.Dirs().Store)
 	if err == nil {
-		err = cache.CheckWritable()
-	}
-	if err == nil {
-		err = cache.SweepTemp(sweepAge)
+		err = orHint(cache.SweepTemp(sweepAge), hintCache)
 	}
 	if err != nil {
 		store.Close()

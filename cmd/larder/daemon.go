@@ -49,11 +49,15 @@ func daemon(c *cli.Context) error {
 	log := newLog(c.Bool("json"))
 	hurry, stopListening := secondSignal(c.Context, log)
 	defer stopListening()
+	// Those who wait for the end should know that it has begun.
+	stopNotifying := context.AfterFunc(c.Context, func() { notify(log, sd.SdNotifyStopping) })
+	defer stopNotifying()
 	d := &daemonRun{cli: c, queue: q, settings: settings, lock: lock, hurry: hurry, log: log}
-	err = d.run(c.Context)
-	notify(log, sd.SdNotifyStopping)
-	return err
+	return d.run(c.Context)
 }
+
+// forgetEvery is how long a daemon remembers what is in the cache.
+const forgetEvery = time.Minute
 
 // A daemonRun is one run of the daemon.
 type daemonRun struct {
@@ -97,6 +101,7 @@ func (d *daemonRun) runWith(ctx context.Context, t *target) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	forgot := time.Now()
 	cfg.StopTimeout = d.cli.Duration("stop-timeout")
 	cfg.Poll = d.poll()
 	cfg.Hurry = d.hurry
@@ -105,6 +110,10 @@ func (d *daemonRun) runWith(ctx context.Context, t *target) error {
 		if t.cache.Replaced() {
 			d.log.Warn("cache was replaced, opening it again", "cache", t.cache.Path())
 			cancel()
+		}
+		if time.Since(forgot) > forgetEvery {
+			t.writer.Forget()
+			forgot = time.Now()
 		}
 	}
 	if !d.ready {

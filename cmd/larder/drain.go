@@ -8,6 +8,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/nix-larder/larder/internal/gcroot"
+	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/worker"
 	"github.com/nix-larder/larder/queue"
 )
@@ -20,7 +22,7 @@ func drainCommand() *cli.Command {
 			"and with 4 if some jobs are dead letters.",
 		Flags: []cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
-			&cli.DurationFlag{Name: "timeout", EnvVars: []string{"LARDER_TIMEOUT"}, Usage: "how long to wait (default: as long as it takes)"},
+			&cli.DurationFlag{Name: "timeout", EnvVars: []string{"LARDER_TIMEOUT"}, DefaultText: "as long as it takes", Usage: "how long to wait"},
 		},
 		Action: drain,
 	}
@@ -67,17 +69,24 @@ func drainQueue(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Set
 		if !errors.Is(err, queue.ErrLocked) {
 			return err
 		}
-		if done, err := waitForWorker(ctx, c, q); done || err != nil {
+		if done, err := waitForWorker(ctx, q); done || err != nil {
 			return err
 		}
 	}
 }
 
-// waitForWorker waits a while for the worker that is alive.
-func waitForWorker(ctx context.Context, c *cli.Context, q *queue.Queue) (done bool, err error) {
+// waitForWorker waits a while for the worker that is alive. What it would leave
+// are roots without jobs, for which it looks from time to time only.
+func waitForWorker(ctx context.Context, q *queue.Queue) (done bool, err error) {
 	counts, err := q.Counts(ctx)
-	if err != nil || counts.Left() == 0 {
-		return err == nil, err
+	if err == nil && counts.Left() == 0 {
+		dirs := nixstore.DefaultDirs()
+		var adopted int
+		adopted, err = worker.Adopt(ctx, q, gcroot.Open(dirs.State, q.Identity().ID), dirs.Store)
+		done = adopted == 0
+	}
+	if done || err != nil {
+		return done, err
 	}
 	select {
 	case <-ctx.Done():

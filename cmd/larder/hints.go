@@ -19,6 +19,19 @@ func (h *hinted) Unwrap() error { return h.error }
 
 func withHint(err error, hint string) error { return &hinted{err, hint} }
 
+// orHint adds a hint to an error that has none.
+func orHint(err error, hint string) error {
+	if err == nil || hintFor(err) != "" {
+		return err
+	}
+	return withHint(err, hint)
+}
+
+const (
+	hintQueue = "choose another file with --queue FILE"
+	hintCache = "choose another directory with --cache DIR"
+)
+
 // hintFor returns what to type next after an error, or "". What was said where
 // the error happened is better than what is said here.
 func hintFor(err error) string {
@@ -31,7 +44,7 @@ func hintFor(err error) string {
 		hint string
 	}{
 		{queue.ErrTooNew, "a newer larder made this queue: install that one, or use another queue with --queue FILE"},
-		{queue.ErrNotQueue, "choose another file with --queue FILE"},
+		{queue.ErrNotQueue, hintQueue},
 		{queue.ErrCorrupt, "move the file away and run larder init again: paths that still have roots are queued anew"},
 		{queue.ErrRemote, "choose a file on a local disk with --queue FILE"},
 		{queue.ErrLocked, "larder status shows what it does; stop it first, or let it work"},

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/gcroot"
@@ -41,19 +42,37 @@ func initialize(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if _, err := parseCompression(c, queue.Settings{}); err != nil {
+		return err
+	}
+	if err := checkCacheFlag(c); err != nil {
+		return err
+	}
 	program, err := hookProgram(c.String("hook"))
 	if err != nil {
 		return err
 	}
+	// Everything that can be wrong is found before anything is made.
+	url, err := initCache(c)
+	if err != nil {
+		return err
+	}
+	dirs := nixstore.DefaultDirs()
+	dir, err := parseCache(url)
+	if err != nil {
+		return err
+	}
+	cache, err := makeCache(dir, dirs.Store, options)
+	if err != nil {
+		return err
+	}
+	defer cache.Close()
+
 	q, settings, err := openQueue(c, true)
 	if err != nil {
 		return err
 	}
 	defer q.Close()
-	url, err := cacheURL(c, settings)
-	if err != nil {
-		return err
-	}
 	compression, err := parseCompression(c, settings)
 	if err != nil {
 		return err
@@ -62,22 +81,11 @@ func initialize(c *cli.Context) error {
 	if err := q.SetSettings(c.Context, settings); err != nil {
 		return err
 	}
-
-	dirs := nixstore.DefaultDirs()
-	dir, err := parseCache(url)
-	if err != nil {
+	if _, err := openRoots(q); err != nil {
 		return err
 	}
-	cache, err := bincache.Create(dir, dirs.Store, options)
-	if err != nil {
-		return err
-	}
-	defer cache.Close()
 	hook, err := installHook(c.Context, dirs, program, q)
 	if err != nil {
-		return err
-	}
-	if _, err := openRoots(q); err != nil {
 		return err
 	}
 	result := struct {
@@ -88,6 +96,45 @@ func initialize(c *cli.Context) error {
 	}{q.File(), bincache.URL(dir), hook, bincache.SubstituterURL(dir)}
 	fmt.Fprintf(c.App.ErrWriter, "larder: queue %s feeds cache %s; put these lines into nix.conf, restart nix-daemon if there is one, and run larder daemon\n", result.Queue, result.Cache)
 	return printResult(c, result, fmt.Sprintf("post-build-hook = %s\nextra-substituters = %s\n", result.Hook, result.Substituter))
+}
+
+// initCache returns the cache of the command line, or that of the queue if there
+// is one already. If there is none, it sees to it that one can be made.
+func initCache(c *cli.Context) (url string, err error) {
+	file, err := queueFile(c)
+	if err != nil {
+		return "", orHint(err, "name a queue with --queue FILE")
+	}
+	_, err = os.Stat(file)
+	if err == nil {
+		q, settings, err := openQueue(c, false)
+		if err != nil {
+			return "", err
+		}
+		defer q.Close()
+		return cacheURL(c, settings)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		if url, err = cacheURL(c, queue.Settings{}); err != nil {
+			return "", err
+		}
+		err = canMake(file)
+	}
+	return url, orHint(err, hintQueue)
+}
+
+// canMake returns an error if a file can't be made: if the nearest directory above
+// it that exists may not be written.
+func canMake(file string) error {
+	dir := filepath.Dir(file)
+	err := unix.Access(dir, unix.W_OK)
+	if errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir) {
+		return canMake(dir)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "write to", Path: dir, Err: err}
+	}
+	return nil
 }
 
 func cacheOptions(c *cli.Context) (bincache.Options, error) {
@@ -185,21 +232,13 @@ func replaceFile(name string, text []byte, mode fs.FileMode) error {
 // rootHook keeps the hook from Nix's collector: by a root of ours if we may make
 // one, or by one that Nix makes for a link of the user's.
 func rootHook(ctx context.Context, dirs nixstore.Dirs, nixStore, path string, q *queue.Queue) error {
-	err := addHookRoot(dirs.State, path)
+	err := gcroot.AddHook(dirs.State, path)
 	if !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
 	link := filepath.Join(filepath.Dir(q.File()), hookName+"-"+nixstore.HashPart(path))
 	_, err = runNix(ctx, nixStore, "--realise", path, "--add-root", link, "--indirect")
 	return err
-}
-
-func addHookRoot(stateDir, path string) error {
-	dir := gcroot.HooksDir(stateDir)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, filepath.Base(path)), nil, 0o644)
 }
 
 // runNix runs one of Nix's programs and returns the line that it printed.

@@ -96,8 +96,10 @@ func (s *confScan) text(where, dir, text string) error {
 	return nil
 }
 
-// staleDaemon returns the process ID of a nix-daemon that started before one of
-// the files was last changed, and so may still have its older settings, or 0.
+// staleDaemon returns the process ID of a nix-daemon that may still have the
+// settings that one of the files had before it was last changed, or 0. It started
+// before that, or is all that is left of one that did: restarting nix-daemon does
+// not end those that serve its clients.
 func staleDaemon(files []string) (int, error) {
 	var changed time.Time
 	for _, file := range files {
@@ -113,6 +115,7 @@ func staleDaemon(files []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	daemons := make(map[int]process)
 	for _, stat := range stats {
 		text, err := os.ReadFile(stat)
 		if err != nil {
@@ -122,24 +125,36 @@ func staleDaemon(files []string) (int, error) {
 		if err != nil {
 			return 0, fmt.Errorf("read %s: %w", stat, err)
 		}
-		if p.name != "nix-daemon" {
-			continue
+		if p.name == "nix-daemon" {
+			daemons[p.pid] = p
 		}
-		boot, err := bootTime()
-		if err != nil {
-			return 0, err
-		}
-		if boot.Add(p.sinceBoot).Before(changed) {
-			return p.pid, nil
+	}
+	boot, err := bootTime()
+	if err != nil {
+		return 0, fmt.Errorf("read boot time: %w", err)
+	}
+	for pid, p := range daemons {
+		_, child := daemons[p.parent]
+		if boot.Add(p.sinceBoot).Before(changed) || !child && servesClient(pid) {
+			return pid, nil
 		}
 	}
 	return 0, nil
+}
+
+// servesClient tells whether a nix-daemon is one that another one has forked for a
+// client: Nix writes the client's process ID over its first argument (daemon.cc).
+func servesClient(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	args := strings.Split(string(text), "\x00")
+	return err == nil && len(args) > 1 && args[1] != "" && strings.Trim(args[1], "0123456789") == ""
 }
 
 // A process is what /proc/<pid>/stat says of one.
 type process struct {
 	pid       int
 	name      string
+	parent    int
 	sinceBoot time.Duration // when it started
 }
 
@@ -160,22 +175,11 @@ func parseStat(text string) (p process, err error) {
 	if err != nil {
 		return p, err
 	}
-	p.sinceBoot = time.Duration(ticks) * (time.Second / 100)
+	// The end of that hundredth, or it would seem older than it is.
+	p.sinceBoot = time.Duration(ticks+1) * (time.Second / 100)
+	if p.parent, err = strconv.Atoi(fields[1]); err != nil {
+		return p, err
+	}
 	p.pid, err = strconv.Atoi(head)
 	return p, err
-}
-
-// bootTime returns when the machine was started.
-func bootTime() (time.Time, error) {
-	text, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return time.Time{}, err
-	}
-	for line := range strings.Lines(string(text)) {
-		if seconds, ok := strings.CutPrefix(line, "btime "); ok {
-			n, err := strconv.ParseInt(strings.TrimSpace(seconds), 10, 64)
-			return time.Unix(n, 0), err
-		}
-	}
-	return time.Time{}, errors.New("/proc/stat has no btime")
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -53,6 +54,9 @@ func push(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := checkValid(c.Context, paths); err != nil {
+		return err // before a cache is made for nothing
+	}
 	t, err := openTarget(c, settings, false, stderrLog(c))
 	if err != nil {
 		return err
@@ -72,7 +76,7 @@ func push(c *cli.Context) error {
 // command line does not name.
 func pushSettings(c *cli.Context) (queue.Settings, error) {
 	if c.String("cache") != "" {
-		return queue.Settings{}, nil
+		return queue.Settings{}, checkCacheFlag(c)
 	}
 	q, s, err := openQueue(c, false)
 	if err != nil {
@@ -92,6 +96,21 @@ func parsePaths(args []string) ([]string, error) {
 		paths[i] = path
 	}
 	return paths, nil
+}
+
+// checkValid returns an error if one of the paths is not in the store.
+func checkValid(ctx context.Context, paths []string) error {
+	store, err := openStore()
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	for _, path := range paths {
+		if _, err := store.Info(ctx, path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func readLines(r io.Reader) ([]string, error) {

@@ -2,9 +2,7 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -92,8 +90,8 @@ func notConfigured(queueFile string) error {
 		return err
 	}
 	if pid != 0 {
-		return withHint(fmt.Errorf("uninstall: nix-daemon (process %d) started before nix.conf was last changed, and may still call the hook", pid),
-			"restart it (systemctl restart nix-daemon), and run this again")
+		return withHint(fmt.Errorf("uninstall: nix-daemon (process %d) started before nix.conf was last changed, or serves a build that did, and may still call the hook", pid),
+			"restart it (systemctl restart nix-daemon), wait for builds that are under way, and run this again")
 	}
 	return nil
 }
@@ -110,15 +108,16 @@ func hookQueue(hook string) string {
 // removeHook removes the roots of the queue's hooks, and hooks beside the queue.
 // Those in the Nix store are Nix's to collect.
 func removeHook(dirs nixstore.Dirs, queueFile string) error {
-	roots, err := os.ReadDir(gcroot.HooksDir(dirs.State))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	hooks := gcroot.Hooks(dirs.State)
+	names, err := hooks.List()
+	if err != nil {
 		return fmt.Errorf("uninstall: %w", err)
 	}
-	for _, root := range roots {
-		if hookQueue(filepath.Join(dirs.Store, root.Name(), hookName)) != queueFile {
+	for _, name := range names {
+		if hookQueue(filepath.Join(dirs.Store, name, hookName)) != queueFile {
 			continue
 		}
-		if err := os.Remove(filepath.Join(gcroot.HooksDir(dirs.State), root.Name())); err != nil {
+		if err := hooks.Remove(name); err != nil {
 			return fmt.Errorf("uninstall: %w", err)
 		}
 	}

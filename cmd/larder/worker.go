@@ -64,7 +64,7 @@ func (t *target) copyJob(ctx context.Context, path string) ([]slog.Attr, error) 
 			slog.Int("paths", r.Paths), slog.Int("copied", r.Copied),
 			slog.Int64("nar_bytes", r.NarBytes), slog.Int64("file_bytes", r.FileBytes),
 		}, nil
-	case errors.Is(err, cachewriter.ErrUnavailable):
+	case errors.Is(err, cachewriter.ErrUnavailable), errors.Is(err, nixstore.ErrUnavailable):
 		return nil, fmt.Errorf("%w: %w", worker.ErrUnavailable, err)
 	case errors.Is(err, cachewriter.ErrNotInStore):
 		return nil, fmt.Errorf("%w: %w", worker.ErrGone, err)

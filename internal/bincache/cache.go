@@ -67,7 +67,8 @@ type Options struct {
 }
 
 // Create opens the cache in the directory path, and makes it first if path is
-// missing or empty.
+// missing or empty. The error wraps [ErrNotCache] if something else is there, and
+// otherwise what Open's does.
 func Create(path, storeDir string, o Options) (*Cache, error) {
 	c, err := Open(path, storeDir)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
@@ -83,8 +84,17 @@ func create(path, storeDir string, o Options) error {
 	if o.Mode == 0 {
 		o.Mode = 0o644
 	}
-	made := os.MkdirAll(filepath.Dir(path), 0o755)
-	if err := errors.Join(made, ignoreExist(os.Mkdir(path, 0o777))); err != nil {
+	gid := -1
+	if o.Group != "" {
+		var err error
+		if gid, err = lookupGroup(o.Group); err != nil {
+			return err
+		}
+	}
+	if err := makeParents(path); err != nil {
+		return err
+	}
+	if err := ignoreExist(os.Mkdir(path, 0o777)); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(path)
@@ -97,25 +107,21 @@ func create(path, storeDir string, o Options) error {
 			return fmt.Errorf("%s: %w, and has %s in it", path, ErrNotCache, name)
 		}
 	}
-	mode := dirMode(o.Mode)
-	if o.Group != "" {
-		gid, err := lookupGroup(o.Group)
-		if err != nil {
-			return err
-		}
-		if err := os.Chown(path, -1, gid); err != nil {
-			return err
-		}
-		mode |= fs.ModeSetgid
-	}
-	if err := chmodDir(path, mode); err != nil {
-		return err
-	}
 	root, err := os.OpenRoot(path)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
+	mode := dirMode(o.Mode)
+	if gid >= 0 {
+		if err := root.Chown(".", -1, gid); err != nil {
+			return err
+		}
+		mode |= fs.ModeSetgid
+	}
+	if err := chmodDir(root, ".", mode); err != nil {
+		return err
+	}
 
 	c := &Cache{root: root, path: path, fileMode: o.Mode}
 	if err := c.makeDirs(); err != nil {
@@ -129,13 +135,34 @@ func create(path, storeDir string, o Options) error {
 }
 
 // isOurs tells whether a name in a cache's top directory is one that makeDirs
-// makes.
+// makes, or mkfs.
 func isOurs(name string) bool {
 	switch name {
-	case "nar", "log", "realisations", "build-trace-v2", ".larder", ".keep", ".gitignore", "CACHEDIR.TAG":
+	case "nar", "log", "realisations", "build-trace-v2", ".larder", ".keep", ".gitignore", "CACHEDIR.TAG", "lost+found":
 		return true
 	}
 	return false
+}
+
+// makeParents makes the directories above a cache that are missing. Those who
+// read the cache have to get through, whatever our umask is.
+func makeParents(path string) error {
+	parent := filepath.Dir(path)
+	if _, err := os.Stat(parent); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := makeParents(parent); err != nil {
+		return err
+	}
+	if err := os.Mkdir(parent, 0o777); err != nil {
+		return ignoreExist(err)
+	}
+	root, err := os.OpenRoot(parent)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return chmodDir(root, ".", 0o755)
 }
 
 // makeDirs makes every directory and small file that is missing. Archives and
@@ -143,14 +170,20 @@ func isOurs(name string) bool {
 func (c *Cache) makeDirs() error {
 	for _, dir := range dirs {
 		err := c.root.Mkdir(dir, 0o777)
-		if err == nil {
-			err = chmodDir(filepath.Join(c.path, dir), dirMode(c.fileMode))
+		if errors.Is(err, fs.ErrExist) && c.info != nil {
+			continue
 		}
+		// Without nix-cache-info it may be there because somebody was killed who
+		// was making the cache, and still have the mode that the umask gave it.
 		if err := ignoreExist(err); err != nil {
+			return err
+		}
+		if err := chmodDir(c.root, dir, dirMode(c.fileMode)); err != nil {
 			return err
 		}
 	}
 	files := map[string]string{
+		lockFile:       "",
 		".keep":        "",
 		".gitignore":   "*\n",
 		"CACHEDIR.TAG": "Signature: 8a477f597d28d172789f06886806bc55\n# A binary cache for Nix. See https://bford.info/cachedir/\n",
@@ -159,9 +192,6 @@ func (c *Cache) makeDirs() error {
 		files[dir+"/.keep"] = ""
 	}
 	for name, text := range files {
-		if _, err := c.root.Lstat(name); err == nil {
-			continue
-		}
 		if err := c.writeOnce(name, text); err != nil {
 			return err
 		}
@@ -170,8 +200,8 @@ func (c *Cache) makeDirs() error {
 }
 
 // Open opens the cache in the directory path for reading and writing. The error
-// wraps [fs.ErrNotExist] if there is none, [ErrNotCache] if something else is
-// there, and [ErrStoreDir] if its paths are not below storeDir.
+// wraps [fs.ErrNotExist] if there is none, and [ErrStoreDir] if its paths are not
+// below storeDir.
 func Open(path, storeDir string) (*Cache, error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {
@@ -230,7 +260,12 @@ func (c *Cache) CheckWritable() error {
 // one: then nothing that is remembered of it holds.
 func (c *Cache) Replaced() bool {
 	now, err := os.Stat(filepath.Join(c.path, infoFile))
-	return err != nil || !os.SameFile(c.info, now)
+	// The file may be another one with the same inode.
+	if err != nil || !os.SameFile(c.info, now) || !c.info.ModTime().Equal(now.ModTime()) {
+		return true
+	}
+	_, err = c.root.Stat(tmpDir) // all but that one file may have been deleted
+	return err != nil
 }
 
 // Close closes the cache.
@@ -244,12 +279,12 @@ func dirMode(file fs.FileMode) fs.FileMode { return file | file&0o444>>2 | 0o700
 
 // chmodDir sets a directory's mode against the umask, and keeps the setgid bit
 // that it may have inherited.
-func chmodDir(path string, mode fs.FileMode) error {
-	info, err := os.Stat(path)
+func chmodDir(root *os.Root, name string, mode fs.FileMode) error {
+	info, err := root.Stat(name)
 	if err != nil {
 		return err
 	}
-	return os.Chmod(path, mode|info.Mode()&fs.ModeSetgid)
+	return root.Chmod(name, mode|info.Mode()&fs.ModeSetgid)
 }
 
 func lookupGroup(name string) (int, error) {

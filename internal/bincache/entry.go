@@ -1,10 +1,12 @@
 package bincache
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"syscall"
 )
 
 // maxNarInfo is the largest .narinfo file that is read: a path with a hundred
@@ -27,12 +29,14 @@ func (c *Cache) Entry(storePath string) (*NarInfo, error) {
 	}
 	info, err := c.root.Stat(n.URL)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.EINVAL):
 		return nil, fmt.Errorf("%w: %s is missing", ErrDamaged, n.URL)
 	case err != nil:
 		return nil, err
 	case !info.Mode().IsRegular():
 		return nil, fmt.Errorf("%w: %s is not a regular file", ErrDamaged, n.URL)
+	case info.Size() == 0: // whatever its hash, a NAR is longer
+		return nil, fmt.Errorf("%w: %s is empty", ErrDamaged, n.URL)
 	case n.FileSize != 0 && info.Size() != n.FileSize:
 		return nil, fmt.Errorf("%w: size of %s is %d, want %d", ErrDamaged, n.URL, info.Size(), n.FileSize)
 	}
@@ -41,6 +45,11 @@ func (c *Cache) Entry(storePath string) (*NarInfo, error) {
 
 func (c *Cache) readNarInfo(name string) (*NarInfo, error) {
 	f, err := c.root.Open(name)
+	if errors.Is(err, fs.ErrPermission) {
+		// If nothing in the cache can be read, it can't be written either, and that
+		// is what will be said. This one alone is of no use to anybody.
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -89,14 +98,14 @@ func (c *Cache) PublishNar(t *Temp, name string) error {
 
 // PublishNarInfo publishes a narinfo, and with it an entry, whose NAR and whose
 // references' narinfos must be in place. One that is there is kept, unless it is
-// damaged.
-func (c *Cache) PublishNarInfo(t *Temp, storePath string) error {
+// damaged; only to find that out it takes, and waits for, the cache's lock.
+func (c *Cache) PublishNarInfo(ctx context.Context, t *Temp, storePath string) error {
 	name := narInfoName(storePath)
 	err := t.Publish(name)
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	unlock, err := c.lock()
+	unlock, err := c.lock(ctx)
 	if err != nil {
 		return err
 	}

@@ -2,9 +2,11 @@ package bincache
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -82,7 +84,7 @@ func (n *NarInfo) Check() error {
 // ParseNarInfo reads the text of a .narinfo file as Nix does (NarInfo::NarInfo in
 // src/libstore/nar-info.cc), and refuses what any supported Nix refuses.
 func ParseNarInfo(text []byte) (*NarInfo, error) {
-	n := &NarInfo{Compression: "bzip2"} // what a missing or empty field means
+	n := &NarInfo{}
 	var haveHash bool
 	rest := string(text)
 	for rest != "" {
@@ -91,8 +93,10 @@ func ParseNarInfo(text []byte) (*NarInfo, error) {
 			return nil, errors.New("parse narinfo: last line is cut off")
 		}
 		rest = after
-		name, value, ok := strings.Cut(line, ": ")
+		name, value, _ := strings.Cut(line, ":")
+		value, ok = strings.CutPrefix(value, " ")
 		if !ok {
+			// Nix would skip another character, even if that is the line feed.
 			return nil, fmt.Errorf("parse narinfo: line %q has no value", line)
 		}
 		if err := n.set(name, value); err != nil {
@@ -110,19 +114,20 @@ func ParseNarInfo(text []byte) (*NarInfo, error) {
 	case n.NarSize == 0:
 		return nil, errors.New("parse narinfo: NarSize is missing")
 	}
+	if n.Compression == "" {
+		n.Compression = "bzip2"
+	}
 	return n, nil
 }
 
 func (n *NarInfo) set(name, value string) (err error) {
 	switch name {
 	case "StorePath":
-		n.StorePath = value
+		n.StorePath, err = value, checkBaseName(path.Base(value))
 	case "URL":
 		n.URL, err = value, checkURL(value)
 	case "Compression":
-		if value != "" {
-			n.Compression = value
-		}
+		n.Compression, err = value, checkCompression(value)
 	case "FileHash":
 		n.FileHash, err = parseHash(value)
 	case "FileSize":
@@ -135,28 +140,81 @@ func (n *NarInfo) set(name, value string) (err error) {
 		if len(n.References) > 0 {
 			return errors.New("given twice")
 		}
-		n.References = strings.Fields(value)
+		n.References = strings.FieldsFunc(value, func(r rune) bool { return strings.ContainsRune(" \t\r", r) })
+		for _, ref := range n.References {
+			if err := checkBaseName(ref); err != nil {
+				return err
+			}
+		}
 	case "Deriver":
+		n.Deriver = ""
 		if value != "unknown-deriver" {
-			n.Deriver = value
+			n.Deriver, err = value, checkBaseName(value)
 		}
 	case "Sig":
-		n.Sigs = append(n.Sigs, value)
+		n.Sigs, err = append(n.Sigs, value), checkSig(value)
 	case "CA":
 		if n.CA != "" {
 			return errors.New("given twice")
 		}
-		n.CA = value
+		n.CA, err = value, checkCA(value)
 	}
 	return err // other fields are of other releases, and left out
 }
 
-// checkURL refuses what would lead out of the cache.
+var baseName = regexp.MustCompile(`^[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211}$`)
+
+func checkBaseName(name string) error {
+	if !baseName.MatchString(name) {
+		return fmt.Errorf("%q is not <hash>-<name>", name)
+	}
+	return nil
+}
+
+// checkURL refuses what would lead out of the cache, and what Nix since 2.34.7
+// takes for an attempt at it.
 func checkURL(url string) error {
-	if url == "" || path.IsAbs(url) || slices.Contains(strings.Split(url, "/"), "..") {
+	segments := strings.Split(url, "/")
+	if url == "" || path.IsAbs(url) || slices.Contains(segments, "..") || slices.Contains(segments, ".") {
 		return fmt.Errorf("%q is not a file of this cache", url)
 	}
 	return nil
+}
+
+// compressions are the methods that Nix has names for (src/libutil/compression.cc).
+var compressions = []string{
+	"", "none", "br", "bzip2", "compress", "grzip", "gzip", "lrzip", "lz4", "lzip", "lzma", "lzop", "xz", "zstd",
+}
+
+func checkCompression(method string) error {
+	if !slices.Contains(compressions, method) {
+		return fmt.Errorf("%q is not a compression that Nix knows", method)
+	}
+	return nil
+}
+
+// checkSig refuses what is not name:base64. Like Nix it does without the padding.
+func checkSig(sig string) error {
+	name, value, _ := strings.Cut(sig, ":")
+	_, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(value, "="))
+	if name == "" || value == "" || err != nil {
+		return fmt.Errorf("%q is not name:base64", sig)
+	}
+	return nil
+}
+
+// checkCA refuses what is not method:algorithm:hash.
+func checkCA(ca string) error {
+	if ca == "" {
+		return nil
+	}
+	for _, method := range []string{"text:", "fixed:r:", "fixed:git:", "fixed:"} {
+		if hash, ok := strings.CutPrefix(ca, method); ok {
+			_, err := nixhash.ParseAny(hash, nil)
+			return err
+		}
+	}
+	return fmt.Errorf("%q is not a content address", ca)
 }
 
 func parseSize(value string) (int64, error) {
@@ -172,7 +230,7 @@ func parseHash(value string) (Hash, error) {
 	if err != nil {
 		return Hash{}, err
 	}
-	if h.Algo() != nixhash.SHA256 {
+	if h.Algo() != nixhash.SHA256 || len(h.Digest()) != len(Hash{}) {
 		return Hash{}, fmt.Errorf("%q is not a SHA-256", value)
 	}
 	return Hash(h.Digest()), nil

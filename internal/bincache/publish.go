@@ -1,6 +1,7 @@
 package bincache
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -10,8 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/gofrs/flock"
 )
 
 // A Temp is an unfinished file below .larder/tmp. Its flock, which the system
@@ -106,8 +105,8 @@ func (c *Cache) SyncDir(name string) error {
 
 // writeOnce writes a small file unless there is one.
 func (c *Cache) writeOnce(name, text string) error {
-	if _, err := c.root.Lstat(tmpDir); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("write %s: %s is missing", name, tmpDir)
+	if _, err := c.root.Lstat(name); err == nil {
+		return nil
 	}
 	t, err := c.CreateTemp()
 	if err != nil {
@@ -159,14 +158,40 @@ func (c *Cache) sweep(name string) error {
 	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
 		return nil // its writer is alive
 	}
-	return c.root.Remove(name)
+	err = c.root.Remove(name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil // another sweeper was faster, or it is another user's to sweep
+	}
+	return err
 }
 
-// lock takes the cache's one lock, for what changes entries or removes them.
-func (c *Cache) lock() (unlock func() error, err error) {
-	l := flock.New(path.Join(c.path, lockFile), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(c.fileMode))
-	if err := l.Lock(); err != nil {
+// lockPoll is how often a lock that somebody else has is looked at again.
+const lockPoll = 20 * time.Millisecond
+
+// lock takes the cache's one lock, for what changes entries or removes them. It
+// waits for whoever has it until ctx ends: flock itself can't be told to stop.
+func (c *Cache) lock(ctx context.Context) (unlock func() error, err error) {
+	if err := c.writeOnce(lockFile, ""); err != nil {
 		return nil, fmt.Errorf("lock cache: %w", err)
 	}
-	return l.Close, nil
+	f, err := c.root.OpenFile(lockFile, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("lock cache: %w", err)
+	}
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return f.Close, nil
+		}
+		if err == syscall.EWOULDBLOCK {
+			select {
+			case <-time.After(lockPoll):
+				continue
+			case <-ctx.Done():
+				err = ctx.Err()
+			}
+		}
+		f.Close()
+		return nil, fmt.Errorf("lock cache: %w", err)
+	}
 }

@@ -15,6 +15,9 @@ func ParseURL(arg string) (dir string, err error) {
 		return "", errors.New("cache is empty, want a directory or file:///directory")
 	}
 	scheme, rest, ok := strings.Cut(arg, "://")
+	if !ok && strings.HasPrefix(arg, "file:") {
+		return "", fmt.Errorf("cache %q has no //, want file:///directory", arg)
+	}
 	if !ok {
 		return filepath.Abs(arg)
 	}
@@ -35,8 +38,22 @@ func ParseURL(arg string) (dir string, err error) {
 
 // URL returns the one form in which larder writes the URL of a cache. (A bare
 // directory means something else to Nix: a store with /nix/store inside.)
+//
+// Only what has to be is escaped (RFC 3986, pchar): Nix 2.26 reads that, and refuses
+// anything else, but Nix 2.8 looks for a directory with the escapes in its name. It
+// can't use a cache that needs them.
 func URL(dir string) string {
-	return (&url.URL{Scheme: "file", Path: dir}).String()
+	var b strings.Builder
+	b.WriteString("file://")
+	for _, c := range []byte(dir) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("/-._~!$&'()*+,;=:@", c) >= 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
 }
 
 // SubstituterURL returns what goes into Nix's substituters for a cache without

@@ -18,6 +18,7 @@ package gcroot
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -26,13 +27,31 @@ import (
 	"time"
 )
 
-const nameFile = "queue"
+const (
+	nameFile  = "queue"
+	tmpPrefix = "new-" // of directories that are being made; no ID begins so
+)
 
 // base is the folder, below Nix's state directory, that holds all that is ours.
 func base(stateDir string) string { return filepath.Join(stateDir, "gcroots", "larder") }
 
-// HooksDir returns the directory for roots of installed hooks.
-func HooksDir(stateDir string) string { return filepath.Join(base(stateDir), "hooks") }
+// hooks is the directory of the roots of installed hooks. No queue's ID is like it.
+const hooks = "hooks"
+
+// Hooks returns the roots of installed hooks. It does not look whether they exist.
+func Hooks(stateDir string) *Dir { return Open(stateDir, hooks) }
+
+// AddHook makes a root for an installed hook.
+func AddHook(stateDir, storePath string) error {
+	d := Hooks(stateDir)
+	if err := makeBase(filepath.Dir(d.path)); err != nil {
+		return fmt.Errorf("make root directory: %w", err)
+	}
+	if err := makeBase(d.path); err != nil {
+		return fmt.Errorf("make root directory: %w", err)
+	}
+	return d.Add(storePath)
+}
 
 // A Dir holds the roots of one queue.
 type Dir struct {
@@ -62,41 +81,41 @@ func Make(stateDir string, owner Owner) (*Dir, error) {
 		if err := d.create(owner); err != nil {
 			return nil, fmt.Errorf("make root directory: %w", err)
 		}
-		return d, nil
+		info, err = os.Lstat(d.path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make root directory: %w", err)
 	}
-	if uid := int(info.Sys().(*syscall.Stat_t).Uid); !info.IsDir() || uid != owner.UID {
+	if !info.IsDir() {
+		return nil, fmt.Errorf("make root directory: %s is something else", d.path)
+	}
+	if uid := int(info.Sys().(*syscall.Stat_t).Uid); uid != owner.UID {
 		return nil, fmt.Errorf("make root directory: %s belongs to user %d, and the queue to user %d", d.path, uid, owner.UID)
 	}
 	return d, nil
 }
 
 func (d *Dir) create(owner Owner) error {
-	// Nix's umask is 022, but who knows who calls us: Nix and the queue's owner
-	// must be able to read all of it.
-	if err := os.MkdirAll(filepath.Dir(d.path), 0o755); err != nil {
+	if err := makeBase(filepath.Dir(d.path)); err != nil {
 		return err
 	}
 	// Another hook may do the same at this moment: a finished directory is
 	// renamed in place, and to come second is to be done.
-	tmp, err := os.MkdirTemp(filepath.Dir(d.path), "new-")
+	tmp, err := os.MkdirTemp(filepath.Dir(d.path), tmpPrefix)
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	if err := os.WriteFile(filepath.Join(tmp, nameFile), []byte(owner.Queue+"\n"), 0o644); err != nil {
+	name := filepath.Join(tmp, nameFile)
+	if err := os.WriteFile(name, []byte(owner.Queue+"\n"), 0o644); err != nil {
 		return err
 	}
-	if err := os.Chmod(tmp, 0o755); err != nil {
+	// Whatever our umask is, Nix and the queue's owner must be able to read it.
+	if err := errors.Join(os.Chmod(name, 0o644), os.Chmod(tmp, 0o755)); err != nil {
 		return err
 	}
 	if os.Geteuid() == 0 {
-		if err := errors.Join(
-			os.Lchown(filepath.Join(tmp, nameFile), owner.UID, owner.GID),
-			os.Lchown(tmp, owner.UID, owner.GID),
-		); err != nil {
+		if err := errors.Join(os.Lchown(name, owner.UID, owner.GID), os.Lchown(tmp, owner.UID, owner.GID)); err != nil {
 			return err
 		}
 	}
@@ -105,6 +124,22 @@ func (d *Dir) create(owner Owner) error {
 		return nil
 	}
 	return err
+}
+
+// makeBase makes a directory of ours, if there is none, so that every user can look
+// for his own roots in it.
+func makeBase(dir string) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	err := os.Mkdir(dir, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o755)
 }
 
 // Since returns when the directory was made, or now if there is none.
@@ -156,22 +191,41 @@ func (d *Dir) List() ([]string, error) {
 		return nil, fmt.Errorf("list roots: %w", err)
 	}
 	defer f.Close()
-	names, err := f.Readdirnames(-1)
+	entries, err := f.ReadDir(-1)
 	if err != nil {
 		return nil, fmt.Errorf("list roots: %w", err)
 	}
-	roots := names[:0]
-	for _, name := range names {
-		if name != nameFile {
-			roots = append(roots, name)
+	var roots []string
+	for _, e := range entries {
+		if e.Type().IsRegular() && e.Name() != nameFile {
+			roots = append(roots, e.Name())
 		}
 	}
 	return roots, nil
 }
 
-// RemoveAll removes the directory with all roots in it.
+// RemoveAll removes all roots, and their directory. If that was made by root for
+// another user, it stays, empty, until a worker of root sweeps it.
 func (d *Dir) RemoveAll() error {
-	if err := os.RemoveAll(d.path); err != nil {
+	names, err := d.List()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := d.Remove(name); err != nil {
+			return err
+		}
+	}
+	// By another name first: without its name file it would be nobody's to sweep.
+	gone := d.path + ".gone"
+	err = os.Rename(d.path, gone)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	if err == nil {
+		err = os.RemoveAll(gone)
+	}
+	if err != nil {
 		return fmt.Errorf("remove roots: %w", err)
 	}
 	return nil
@@ -187,7 +241,7 @@ func (d *Dir) file(storePath string) string {
 // not remove it leaves alone.
 func Sweep(stateDir string, idle time.Duration, gone func(queue string) bool) error {
 	dirs, err := os.ReadDir(base(stateDir))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return nil
 	}
 	if err != nil {
@@ -199,13 +253,35 @@ func Sweep(stateDir string, idle time.Duration, gone func(queue string) bool) er
 		if err != nil || time.Since(info.ModTime()) < idle {
 			continue // (ignored) swept by somebody else, or still in use
 		}
-		name, err := os.ReadFile(filepath.Join(path, nameFile))
-		if err != nil || !gone(strings.TrimSuffix(string(name), "\n")) {
-			continue // (ignored) no directory of a queue, or not ours to read
+		if !strings.HasPrefix(dir.Name(), tmpPrefix) { // else Make was killed in the middle
+			queue, err := queueOf(path)
+			if err != nil || !gone(queue) {
+				continue // (ignored) no directory of a queue, or not ours to read
+			}
 		}
 		if err := os.RemoveAll(path); err != nil && !errors.Is(err, fs.ErrPermission) {
 			return fmt.Errorf("sweep roots: %w", err)
 		}
 	}
 	return nil
+}
+
+// queueOf returns the queue to which a directory of roots belongs, if it says so.
+func queueOf(dir string) (string, error) {
+	// Who owns the directory may have put there whatever he likes, and we may be
+	// root: no link is followed, and no pipe waited for.
+	f, err := os.OpenFile(filepath.Join(dir, nameFile), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is not a regular file", f.Name())
+	}
+	text, err := io.ReadAll(io.LimitReader(f, 64<<10))
+	return strings.TrimSuffix(string(text), "\n"), err
 }

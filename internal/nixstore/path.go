@@ -2,6 +2,8 @@ package nixstore
 
 import (
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 )
@@ -52,17 +54,64 @@ func ParsePath(storeDir, arg string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if !strings.HasPrefix(path, storeDir+"/") {
-		if path, err = filepath.EvalSymlinks(path); err != nil {
-			return "", err
-		}
-	}
-	rel, ok := strings.CutPrefix(path, storeDir+"/")
-	if !ok {
-		return "", fmt.Errorf("%q is not below %s", path, storeDir)
+	rel, err := followInto(storeDir, path)
+	if err != nil {
+		return "", err
 	}
 	name, _, _ := strings.Cut(rel, "/")
-	return storeDir + "/" + name, checkName(name)
+	if err := checkName(name); err != nil {
+		return "", err
+	}
+	return storeDir + "/" + name, nil
+}
+
+// maxLinks is how many symbolic links are followed, as many as Linux does.
+const maxLinks = 40
+
+// followInto follows symbolic links in a path, one by one, until it is below the
+// store directory, and returns what it is there. A link that is a store path is
+// not followed: it is what is meant.
+func followInto(storeDir, path string) (string, error) {
+	for range maxLinks {
+		if rel, ok := strings.CutPrefix(path, storeDir+"/"); ok {
+			return rel, nil
+		}
+		next, err := followFirst(path)
+		if err != nil {
+			return "", err
+		}
+		if next == path {
+			return "", fmt.Errorf("%q is not below %s", path, storeDir)
+		}
+		path = next
+	}
+	return "", fmt.Errorf("%q is behind too many symbolic links", path)
+}
+
+// followFirst replaces the first symbolic link in a path by its target.
+func followFirst(path string) (string, error) {
+	for end := 1; end <= len(path); end++ {
+		if end < len(path) && path[end] != '/' {
+			continue
+		}
+		dir := path[:end]
+		info, err := os.Lstat(dir)
+		if err != nil {
+			return "", err
+		}
+		if info.Mode().Type() != fs.ModeSymlink {
+			continue
+		}
+		target, err := os.Readlink(dir)
+		if err != nil {
+			return "", err
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(filepath.Dir(dir), target)
+		}
+		return filepath.Join(target, path[end:]), nil
+	}
+	return path, nil
 }
 
 // HashPart returns the 32 digits that name the entry of a store path.

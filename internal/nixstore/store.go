@@ -26,8 +26,12 @@ import (
 	"github.com/mattn/go-sqlite3"
 )
 
-// ErrNotValid says that a path is not, or no longer, in the store.
-var ErrNotValid = errors.New("path is not in the local store")
+var (
+	// ErrNotValid says that a path is not, or no longer, in the store.
+	ErrNotValid = errors.New("path is not in the local store")
+	// ErrUnavailable says that Nix's database can't be read now.
+	ErrUnavailable = errors.New("the Nix database is unavailable")
+)
 
 var (
 	//go:embed sql/outputs.sql
@@ -211,12 +215,15 @@ func (s *Store) read(ctx context.Context, f func(*sql.Tx) error) error {
 		err = f(tx)
 	}
 	var e sqlite3.Error
-	if errors.As(err, &e) && e.Code == sqlite3.ErrCantOpen && os.Geteuid() != 0 {
+	if !errors.As(err, &e) {
+		return err
+	}
+	if (e.Code == sqlite3.ErrCantOpen || e.Code == sqlite3.ErrReadonly) && os.Geteuid() != 0 {
 		// Before 2.22 Nix removes its log when it is idle, and only those who may
 		// write the directory can make it again.
-		return fmt.Errorf("%w: %w; Nix before 2.22 lets only its owner read an idle store", fs.ErrPermission, err)
+		return fmt.Errorf("%w: %w: %w; Nix before 2.22 lets only its owner read an idle store", ErrUnavailable, fs.ErrPermission, err)
 	}
-	return err
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 // queryAll returns the one column that a query selects.

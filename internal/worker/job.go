@@ -27,16 +27,27 @@ func (w *worker) start(job *queue.Job) {
 	}()
 }
 
-// settle puts down in the queue what became of a job.
+// settle puts down in the queue what became of a job. If that can't be done now,
+// because the queue's disk is full, for example, it is tried again after a pause;
+// until then the root keeps the path. Should the worker end before, the job returns
+// to waiting when the queue is locked the next time.
 func (w *worker) settle(o outcome) {
-	w.running--
 	// The jobs' context may have ended; the row must be settled anyway.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.ctx), time.Minute)
 	defer cancel()
 	if err := w.settled(ctx, o); err != nil {
-		// The row stays claimed, and returns to waiting when the queue is locked the
-		// next time; until then the root keeps the path.
 		w.Log.Error("job could not be settled", append(describe(o.job), "err", err)...)
+		w.unsettled = append(w.unsettled, o)
+		w.pauseFor(err)
+	}
+}
+
+// settleAgain settles what could not be settled before.
+func (w *worker) settleAgain() {
+	again := w.unsettled
+	w.unsettled = nil
+	for _, o := range again {
+		w.settle(o)
 	}
 }
 
@@ -46,10 +57,14 @@ func (w *worker) settled(ctx context.Context, o outcome) error {
 	attempt := o.job.Attempts + 1
 	switch {
 	case o.err == nil:
+		if err := w.Queue.Done(ctx, o.job, unroot); err != nil {
+			return err
+		}
 		w.pause = 0
 		log.LogAttrs(ctx, slog.LevelInfo, "copied job", append(o.attrs, slog.Duration("elapsed", o.elapsed.Round(time.Millisecond)))...)
-		return w.Queue.Done(ctx, o.job, unroot)
-	case w.ctx.Err() != nil && errors.Is(o.err, context.Canceled):
+		return nil
+	case w.ctx.Err() != nil:
+		// It was cut short, so that its error says nothing of the job.
 		log.Info("returned job")
 		return w.Queue.Release(ctx, o.job, time.Now(), nil)
 	case errors.Is(o.err, ErrGone):

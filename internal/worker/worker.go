@@ -36,8 +36,9 @@ import (
 var (
 	// ErrGone says that the path is no longer in the store.
 	ErrGone = errors.New("path is gone")
-	// ErrUnavailable says that the cache can take nothing now.
-	ErrUnavailable = errors.New("cache is unavailable")
+	// ErrUnavailable says that nothing can be copied now, for a reason that is not
+	// the path's: the cache is full or gone, or Nix's database can't be read.
+	ErrUnavailable = errors.New("nothing can be copied now")
 	// ErrHopeless says that trying again will not help.
 	ErrHopeless = errors.New("trying again will not help")
 )
@@ -107,11 +108,12 @@ type worker struct {
 	ctx  context.Context // of the jobs: ends when they have to
 	done chan outcome
 
-	running int
-	beaten  time.Time // when Lock.Beat was last called
-	adopted time.Time // when roots were last looked through
-	pause   time.Duration
-	paused  time.Time // until when nothing is claimed
+	running   int
+	unsettled []outcome // what could not be put down in the queue
+	beaten    time.Time // when Lock.Beat was last called
+	adopted   time.Time // when roots were last looked through
+	pause     time.Duration
+	paused    time.Time // until when nothing is claimed
 }
 
 // Run works until ctx ends, and then stops in two stages: it claims nothing more
@@ -143,9 +145,7 @@ func run(ctx context.Context, c Config, drain bool) error {
 	defer cancel()
 	w := &worker{Config: c, drain: drain, ctx: jobCtx, done: make(chan outcome)}
 	err := w.loop(ctx, bell)
-	if stopErr := w.stop(cancel); err == nil {
-		err = stopErr
-	}
+	w.stop(cancel)
 	return err
 }
 
@@ -173,6 +173,7 @@ func (w *worker) loop(ctx context.Context, bell <-chan struct{}) error {
 			due.Stop()
 			return ctx.Err()
 		case o := <-w.done:
+			w.running--
 			w.settle(o)
 		case <-bell:
 		case <-tick.C:
@@ -182,26 +183,20 @@ func (w *worker) loop(ctx context.Context, bell <-chan struct{}) error {
 	}
 }
 
-// round does all there is to do now: claims as many jobs as may run, and looks
-// after the rest.
+// round does all there is to do now: looks after the queue, and claims as many jobs
+// as may run.
 func (w *worker) round(ctx context.Context) error {
 	if w.Alive != nil {
 		w.Alive()
 	}
-	if time.Since(w.beaten) >= beatEvery {
-		if err := w.Lock.Beat(); err != nil {
-			return err
-		}
-		w.beaten = time.Now()
+	w.lookAfter(ctx)
+	if time.Now().Before(w.paused) {
+		return nil
 	}
-	if time.Since(w.adopted) >= adoptEvery {
-		if _, err := w.adopt(ctx); err != nil {
-			return err
-		}
-		w.adopted = time.Now()
-	}
-	for w.running < w.Jobs && !time.Now().Before(w.paused) {
-		job, err := w.Queue.Claim(ctx)
+	w.settleAgain()
+	for w.running < w.Jobs && !time.Now().Before(w.paused) && ctx.Err() == nil {
+		// Not with ctx: a claim that ends in the middle may be one that nobody knows of.
+		job, err := w.Queue.Claim(w.ctx)
 		if errors.Is(err, queue.ErrEmpty) {
 			return nil
 		}
@@ -211,6 +206,22 @@ func (w *worker) round(ctx context.Context) error {
 		w.start(job)
 	}
 	return nil
+}
+
+// lookAfter does what is to be done from time to time. Jobs go on without it.
+func (w *worker) lookAfter(ctx context.Context) {
+	if time.Since(w.beaten) >= beatEvery {
+		w.beaten = time.Now()
+		if err := w.Lock.Beat(); err != nil {
+			w.Log.Warn("queue does not know that its worker is alive", "err", err)
+		}
+	}
+	if time.Since(w.adopted) >= adoptEvery {
+		w.adopted = time.Now()
+		if _, err := w.adopt(ctx); err != nil {
+			w.Log.Warn("roots without jobs could not be looked for", "err", err)
+		}
+	}
 }
 
 // empty tells whether nothing is left to do. Roots without jobs are.
@@ -223,22 +234,31 @@ func (w *worker) empty(ctx context.Context) (bool, error) {
 	return counts.Left() == 0, err
 }
 
-// adopt turns roots without jobs into jobs, and returns how many.
 func (w *worker) adopt(ctx context.Context) (int, error) {
-	names, err := w.Roots.List()
+	n, err := Adopt(ctx, w.Queue, w.Roots, w.StoreDir)
+	if n > 0 {
+		w.Log.Info("adopted roots without jobs", "roots", n)
+	}
+	return n, err
+}
+
+// Adopt turns roots without jobs into jobs, and returns how many. Anybody may call
+// it: a job that the worker has finished meanwhile is done once more, and finds
+// everything in place.
+func Adopt(ctx context.Context, q *queue.Queue, roots *gcroot.Dir, storeDir string) (int, error) {
+	names, err := roots.List()
 	if err != nil {
 		return 0, err
 	}
 	paths := make([]string, len(names))
 	for i, name := range names {
-		paths[i] = filepath.Join(w.StoreDir, name)
+		paths[i] = filepath.Join(storeDir, name)
 	}
-	missing, err := w.Queue.Missing(ctx, paths)
+	missing, err := q.Missing(ctx, paths)
 	if err != nil || len(missing) == 0 {
 		return 0, err
 	}
-	w.Log.Info("adopted roots without jobs", "roots", len(missing))
-	return len(missing), w.Queue.Add(ctx, "", missing...)
+	return len(missing), q.Add(ctx, "", missing...)
 }
 
 // timer rings when the next waiting job is due, or the pause is over.
@@ -263,9 +283,10 @@ func (w *worker) pauseFor(cause error) {
 }
 
 // stop lets claimed jobs finish, or ends them.
-func (w *worker) stop(cancel context.CancelFunc) error {
+func (w *worker) stop(cancel context.CancelFunc) {
+	defer w.settleAgain()
 	if w.running == 0 {
-		return nil
+		return
 	}
 	w.Log.Info("draining", "claimed", w.running, "timeout", w.StopTimeout)
 	timeout := time.NewTimer(w.StopTimeout)
@@ -274,6 +295,7 @@ func (w *worker) stop(cancel context.CancelFunc) error {
 	for w.running > 0 {
 		select {
 		case o := <-w.done:
+			w.running--
 			w.settle(o)
 		case <-timeout.C:
 			cancel()
@@ -285,7 +307,6 @@ func (w *worker) stop(cancel context.CancelFunc) error {
 			w.Alive()
 		}
 	}
-	return nil
 }
 
 // delay returns how long a job waits after it failed for the nth time.

@@ -17,8 +17,7 @@ create table jobs (
   error    text    not null default ''
 ) strict;
 
--- Claim reads the first index and nothing else, however many rows there are.
--- Few rows are in the second; it finds the claims of a dead worker, and the
--- dead letters, without a scan.
-create index jobs_due  on jobs (due, id) where state = 'waiting';
-create index jobs_held on jobs (state, id) where state <> 'waiting';
+-- Everything but a list of all jobs reads this index, however many rows there
+-- are. (Partial indexes would not do: SQLite can't tell that what is dead is not
+-- waiting.)
+create index jobs_by_state on jobs (state, due);

@@ -1,0 +1,322 @@
+package main
+
+import (
+	"bytes"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nix-larder/larder/internal/gcroot"
+	"github.com/nix-larder/larder/queue"
+)
+
+const nobody = 65534
+
+// secret is in the environment of every hook here, as Nix puts it there.
+const secret = "ghp_0123456789"
+
+// patience is how long a hook may take, when its deadline is 250 ms and the
+// machine is busy.
+const patience = 2 * time.Second
+
+// program is larder-hook, built as it is released.
+var program string
+
+// linked keeps the program in the test's binary, too: go test remembers results
+// by that, and would not see that the program has changed.
+var linked = main
+
+// A test that needs a process that holds a queue's lock runs this binary again.
+const holdVar = "LARDER_TEST_HOLD"
+
+func TestMain(m *testing.M) {
+	if file := os.Getenv(holdVar); file != "" {
+		if err := hold(file); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if linked == nil {
+		panic("unreachable")
+	}
+	dir, err := build()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// build builds the program with the flags of the Makefile.
+func build() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "larder-hook-test-"); err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // other users run it, too
+		return "", err
+	}
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		return "", err
+	}
+	program = filepath.Join(dir, "larder-hook")
+	args := []string{"build", "-trimpath", "-o", program}
+	for _, flag := range []string{"TAGS", "LDFLAGS"} {
+		match := regexp.MustCompile(`(?m)^` + flag + `\s*:= (.*)$`).FindSubmatch(makefile)
+		if match == nil {
+			return "", fmt.Errorf("Makefile has no %s", flag)
+		}
+		args = append(args, "-"+strings.ToLower(flag), string(match[1]))
+	}
+	out, err := exec.Command("go", append(args, ".")...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("go %q: %w\n%s", args, err, out)
+	}
+	return dir, nil
+}
+
+// hold keeps everybody from writing to a queue until standard input ends.
+func hold(file string) error {
+	db, err := sql.Open("sqlite3", "file:"+file+"?_txlock=immediate")
+	if err != nil {
+		return err
+	}
+	if _, err := db.Begin(); err != nil {
+		return err
+	}
+	fmt.Println("held")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// A site is a Nix installation without Nix, and a queue.
+type site struct {
+	dir, store, state string
+
+	file string            // the queue's database
+	env  map[string]string // all of the hook's environment
+	uid  uint32            // who runs the hook
+}
+
+// newSite makes a site that every user may look into, without a queue.
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{dir: publicDir(t), uid: uint32(os.Geteuid())}
+	s.store, s.state = filepath.Join(s.dir, "store"), filepath.Join(s.dir, "state")
+	s.file = filepath.Join(s.dir, "queue", "queue.db")
+	s.env = map[string]string{
+		"NIX_STORE_DIR": s.store,
+		"NIX_STATE_DIR": s.state,
+		"NIX_CONFIG":    "access-tokens = github.com=" + secret + "\n",
+		"LARDER_QUEUE":  s.file,
+		"OUT_PATHS":     s.path("a"),
+	}
+	must(t, os.Mkdir(s.store, 0o755))
+	return s
+}
+
+func newSiteWithQueue(t *testing.T) (*site, *queue.Queue) {
+	t.Helper()
+	s := newSite(t)
+	return s, s.open(t)
+}
+
+func (s *site) open(t *testing.T) *queue.Queue {
+	t.Helper()
+	q, err := queue.Create(t.Context(), s.file)
+	must(t, err)
+	t.Cleanup(func() { q.Close() })
+	return q
+}
+
+// path returns a store path.
+func (s *site) path(name string) string {
+	return filepath.Join(s.store, strings.Repeat("0", 32)+"-"+name)
+}
+
+// command returns the hook as Nix runs it: with nothing but its environment, and
+// with a standard input that never ends.
+func (s *site) command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(program, args...)
+	cmd.Env = []string{} // not ours
+	for name, value := range s.env {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	stdin, never, err := os.Pipe()
+	must(t, err)
+	t.Cleanup(func() { stdin.Close(); never.Close() })
+	cmd.Stdin = stdin
+	if s.uid != uint32(os.Geteuid()) {
+		needRoot(t)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: s.uid, Gid: s.uid}}
+	}
+	return cmd
+}
+
+// run runs the hook and returns the line that it prints.
+func (s *site) run(t *testing.T, args ...string) string {
+	t.Helper()
+	return finish(t, s.command(t, args...))
+}
+
+// finish runs a hook to its end, and returns the line that it prints. It must
+// not fail, print anything else, or take too long.
+func finish(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	if cmd.Stdout == nil {
+		cmd.Stdout = &stdout
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = &stderr
+	}
+	begin := time.Now()
+	must(t, cmd.Start())
+	return ended(t, cmd, begin, &stdout, &stderr)
+}
+
+func ended(t *testing.T, cmd *exec.Cmd, begin time.Time, stdout, stderr *bytes.Buffer) string {
+	t.Helper()
+	watchdog := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
+	defer watchdog.Stop()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("hook failed: %v; it says %q", err, stderr)
+	}
+	if d := time.Since(begin); d > patience {
+		t.Errorf("hook took %v; it says %q", d, stderr)
+	}
+	if stdout.Len() > 0 {
+		t.Errorf("hook prints %q", stdout)
+	}
+	if strings.Contains(stderr.String(), secret) {
+		t.Errorf("hook tells a secret: %q", stderr)
+	}
+	line := stderr.String()
+	if line == "" {
+		return ""
+	}
+	text, isOurs := strings.CutPrefix(line, "larder-hook: ")
+	text, isLine := strings.CutSuffix(text, "\n")
+	if !isOurs || !isLine || strings.Contains(text, "\n") || len(line) > 1100 {
+		t.Errorf("hook prints %q, want one line", line)
+	}
+	return text
+}
+
+// wantSays fails the test if the hook did not say this.
+func wantSays(t *testing.T, got, want string) {
+	t.Helper()
+	if !strings.Contains(got, want) || (want == "" && got != "") {
+		t.Errorf("hook says %q, want %q", got, want)
+	}
+}
+
+// wantRows fails the test if the queue does not have exactly these paths.
+func (s *site) wantRows(t *testing.T, want ...string) {
+	t.Helper()
+	wantPaths(t, "rows", s.rows(t), want)
+}
+
+// wantRoots fails the test if the queue does not have exactly these roots.
+func (s *site) wantRoots(t *testing.T, want ...string) {
+	t.Helper()
+	wantPaths(t, "roots", s.roots(t), want)
+}
+
+func wantPaths(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	slices.Sort(got)
+	want = slices.Sorted(slices.Values(want))
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func (s *site) rows(t *testing.T) (paths []string) {
+	t.Helper()
+	q, err := queue.Open(t.Context(), s.file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	must(t, err)
+	defer q.Close()
+	for row, err := range q.Rows(t.Context()) {
+		must(t, err)
+		paths = append(paths, row.Path)
+	}
+	return paths
+}
+
+func (s *site) roots(t *testing.T) (paths []string) {
+	t.Helper()
+	names, err := s.rootDir().List()
+	must(t, err)
+	for _, name := range names {
+		paths = append(paths, filepath.Join(s.store, name))
+	}
+	return paths
+}
+
+func (s *site) rootDir() *gcroot.Dir {
+	return gcroot.Open(s.state, queue.ExpectedID(s.file))
+}
+
+// raw opens the queue's database behind everybody's back.
+func (s *site) raw(t *testing.T) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite3", "file:"+s.file+"?_txlock=immediate")
+	must(t, err)
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+// eventually waits until something is so.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for giveUp := time.Now().Add(20 * time.Second); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(giveUp) {
+			t.Fatalf("still not so: %s", what)
+		}
+	}
+}
+
+// publicDir is t.TempDir, but others may look into it.
+func publicDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "larder-hook-test-")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	must(t, os.Chmod(dir, 0o755))
+	return dir
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs the rights of root")
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,11 @@
+//go:build !linux
+
+package main
+
+import (
+	"errors"
+	"time"
+)
+
+// bootTime is asked where there is a /proc only.
+func bootTime() (time.Time, error) { return time.Time{}, errors.ErrUnsupported }

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
+	t.Setenv("LARDER_CACHE", "")
+	t.Setenv("LARDER_QUEUE", t.TempDir()+"/queue.db")
+	for _, args := range []string{
+		"nothing",
+		"push",
+		"push --nothing",
+		"push --cache",
+		"push --cache DIR ./result --json",
+		"push --cache s3://bucket /nix/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-lib",
+		"push --cache file:relative /nix/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-lib",
+		"drain now",
+		"drain --timeout soon",
+		"daemon now",
+		"status all",
+		"init --cache DIR --mode 777",
+		"init --cache DIR --mode rw",
+		"init --cache DIR --compression xz",
+		"init --cache s3://bucket",
+		"uninstall everything",
+	} {
+		var stdout, stderr bytes.Buffer
+		args := strings.Fields(strings.ReplaceAll("larder "+args, "DIR", t.TempDir()))
+		if code := run(t.Context(), args, strings.NewReader(""), &stdout, &stderr); code != exitUsage {
+			t.Errorf("%q exits with %d, want %d: %s", args, code, exitUsage, &stderr)
+		}
+		lines := strings.Split(strings.TrimSuffix(stderr.String(), "\n"), "\n")
+		if len(lines) != 2 || !strings.HasPrefix(lines[0], "larder: error: ") || !strings.HasPrefix(lines[1], "larder: hint: ") {
+			t.Errorf("%q says %q, want an error and a hint", args, &stderr)
+		}
+		if stdout.Len() > 0 {
+			t.Errorf("%q prints %q on standard output", args, &stdout)
+		}
+	}
+}
+
+func TestEveryCommandHasHelp(t *testing.T) {
+	for _, command := range []string{"init", "uninstall", "daemon", "push", "drain", "status", "retry"} {
+		var stdout, stderr bytes.Buffer
+		code := run(t.Context(), []string{"larder", command, "--help"}, strings.NewReader(""), &stdout, &stderr)
+		if code != 0 || !strings.Contains(stdout.String(), "larder "+command+" - ") {
+			t.Errorf("%s --help exits with %d and prints %q, %q", command, code, &stdout, &stderr)
+		}
+	}
+}

@@ -1,0 +1,223 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nix-larder/larder/queue"
+)
+
+var errDisk = errors.New("disk hiccup")
+
+// TestOutcomeDecidesWhatBecomesOfAJob is the table of the package's comment.
+func TestOutcomeDecidesWhatBecomesOfAJob(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		err      error
+		attempts int // that it may have
+		want     queue.State
+		burned   int           // attempts
+		delay    time.Duration // until it is due again
+	}{
+		{name: "done"},
+		{name: "gone", err: fmt.Errorf("%w: %w", ErrGone, errDisk)},
+		{name: "unavailable", err: fmt.Errorf("%w: %w", ErrUnavailable, errDisk), want: queue.Waiting, delay: firstPause},
+		{name: "hopeless", err: fmt.Errorf("%w: %w", ErrHopeless, errDisk), want: queue.Dead, burned: 1},
+		{name: "failed", err: errDisk, want: queue.Waiting, burned: 1, delay: time.Second},
+		{name: "failed for the last time", err: errDisk, attempts: 1, want: queue.Dead, burned: 1},
+		{name: "canceled by itself", err: context.Canceled, want: queue.Waiting, burned: 1, delay: time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t)
+			r.Attempts = tt.attempts
+			r.copy = func(context.Context, string, int) error { return tt.err }
+			r.add(1)
+			before := time.Now()
+			w := r.start()
+			eventually(t, "the job is settled", func() bool {
+				row, there := r.row(1)
+				return r.copied(1) == 1 && (!there || row.State != queue.Claimed)
+			})
+			after := time.Now()
+			_ = w.stop(t)
+			row, there := r.row(1)
+			if there != (tt.want != "") || row.State != tt.want || row.Attempts != tt.burned {
+				t.Errorf("job is %+v, want it %q with %d attempts", row, tt.want, tt.burned)
+			}
+			// Until it is done nobody may collect the path.
+			if r.rooted(1) != there {
+				t.Errorf("rooted is %v, want %v", r.rooted(1), there)
+			}
+			if tt.want == "" {
+				return
+			}
+			if !strings.Contains(row.Error, errDisk.Error()) && tt.err != context.Canceled {
+				t.Errorf("reason is %q", row.Error)
+			}
+			if tt.delay > 0 && (row.Due.Before(before.Add(tt.delay-time.Millisecond)) || row.Due.After(after.Add(tt.delay))) {
+				t.Errorf("due in %v, want %v", row.Due.Sub(before), tt.delay)
+			}
+		})
+	}
+}
+
+func TestFailingJobIsRetriedEachTimeLater(t *testing.T) {
+	r := newRig(t)
+	r.Attempts = 5
+	r.copy = func(_ context.Context, _ string, attempt int) error { return fmt.Errorf("try %d", attempt) }
+	r.add(1)
+	r.start()
+	for attempt := 1; attempt < 5; attempt++ {
+		eventually(t, "it has failed", func() bool {
+			row, _ := r.row(1)
+			return row.State == queue.Waiting && row.Attempts == attempt
+		})
+		row, _ := r.row(1)
+		wait := time.Until(row.Due)
+		if want := time.Second << (attempt - 1); wait > want || wait < want-900*time.Millisecond {
+			t.Errorf("attempt %d is due in %v, want %v", attempt+1, wait, want)
+		}
+		if want := fmt.Sprintf("try %d", attempt); row.Error != want {
+			t.Errorf("reason is %q, want %q", row.Error, want)
+		}
+		r.add(1) // so that the test need not wait: it makes the job due
+	}
+	eventually(t, "it is a dead letter", func() bool { row, _ := r.row(1); return row.State == queue.Dead })
+	if row, _ := r.row(1); row.Attempts != 5 || r.copied(1) != 5 || !r.rooted(1) {
+		t.Errorf("dead letter %+v after %d copies, rooted: %v", row, r.copied(1), r.rooted(1))
+	}
+}
+
+func TestFailingJobComesAgainByItself(t *testing.T) {
+	r := newRig(t)
+	r.copy = func(_ context.Context, _ string, attempt int) error {
+		if attempt == 1 {
+			return errDisk
+		}
+		return nil
+	}
+	r.add(1)
+	r.start()
+	eventually(t, "it is done", func() bool { return r.gone(1) })
+	if r.copied(1) != 2 {
+		t.Errorf("copied %d times, want 2", r.copied(1))
+	}
+}
+
+func TestDelaysGrowToALimit(t *testing.T) {
+	want := []time.Duration{time.Second, 2 * time.Second, 4 * time.Second}
+	for i, want := range want {
+		if got := delay(i + 1); got != want {
+			t.Errorf("delay after attempt %d is %v, want %v", i+1, got, want)
+		}
+	}
+	for attempt := 1; attempt < 1000; attempt++ {
+		if a, b := delay(attempt), delay(attempt+1); a <= 0 || b < a || b > maxDelay {
+			t.Fatalf("delay after attempt %d is %v, and then %v", attempt, a, b)
+		}
+	}
+	if delay(1000) != maxDelay {
+		t.Errorf("longest delay is %v, want %v", delay(1000), maxDelay)
+	}
+	w := &worker{Config: newRig(t).Config}
+	for _, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
+		w.pauseFor(errDisk)
+		w.pauseFor(errDisk) // of another job, for the same reason
+		if w.pause != want*time.Second || time.Until(w.paused) > w.pause || time.Until(w.paused) < w.pause-time.Second {
+			t.Errorf("pause is %v until in %v, want %v", w.pause, time.Until(w.paused), want*time.Second)
+		}
+		w.paused = time.Now()
+	}
+}
+
+// TestUnavailableCacheCostsNoAttempts has a cache that is full for a while.
+func TestUnavailableCacheCostsNoAttempts(t *testing.T) {
+	r := newRig(t)
+	r.Attempts, r.Jobs = 2, 2
+	var full atomic.Bool
+	full.Store(true)
+	r.copy = func(context.Context, string, int) error {
+		if full.Load() {
+			return fmt.Errorf("%w: %w", ErrUnavailable, errDisk)
+		}
+		return nil
+	}
+	jobs := []int{1, 2, 3, 4, 5}
+	tries := func() (n int) {
+		for _, job := range jobs {
+			n += r.copied(job)
+		}
+		return n
+	}
+	r.add(jobs...)
+	r.start()
+	// Two pauses: the first is of one second.
+	eventually(t, "it has tried again", func() bool { return strings.Count(r.logged(), "msg=pausing") == 2 })
+	if n := tries(); n > 4 {
+		t.Errorf("tried %d times, want two at a time and then a pause", n)
+	}
+	for _, job := range jobs {
+		eventually(t, "it waits", func() bool { row, _ := r.row(job); return row.State == queue.Waiting })
+		if row, _ := r.row(job); row.Attempts != 0 {
+			t.Errorf("job is %+v, want it without an attempt", row)
+		}
+	}
+	full.Store(false)
+	eventually(t, "all are done", func() bool { counts, err := r.Queue.Counts(t.Context()); return err == nil && counts.Left() == 0 })
+}
+
+// TestJobNeverStandsInTheWay has one job at a time, and those that can't succeed
+// first.
+func TestJobNeverStandsInTheWay(t *testing.T) {
+	r := newRig(t)
+	r.Jobs = 1
+	bad := map[string]error{path(1): errDisk, path(2): ErrHopeless, path(3): ErrGone, path(4): errDisk}
+	r.copy = func(_ context.Context, path string, _ int) error { return bad[path] }
+	r.add(1, 2, 3, 4, 5, 6, 7)
+	r.start()
+	eventually(t, "the others are done", func() bool { return r.gone(5) && r.gone(6) && r.gone(7) })
+	for n, want := range map[int]queue.State{1: queue.Waiting, 2: queue.Dead, 3: "", 4: queue.Waiting} {
+		if row, _ := r.row(n); row.State != want {
+			t.Errorf("job %d is %+v, want it %q", n, row, want)
+		}
+	}
+}
+
+func TestPathAddedAgainIsCopiedAgain(t *testing.T) {
+	for name, first := range map[string]error{"done": nil, "failed": errDisk, "hopeless": ErrHopeless, "gone": ErrGone} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			second := make(chan struct{})
+			r.copy = func(_ context.Context, _ string, attempt int) error {
+				if attempt == 1 {
+					r.add(1) // it was collected and built again meanwhile
+					return first
+				}
+				if !r.rooted(1) {
+					t.Error("the root was removed in between")
+				}
+				close(second)
+				return nil
+			}
+			r.add(1)
+			// After another failure it would be due in half a minute.
+			for range 5 {
+				job, err := r.Queue.Claim(t.Context())
+				must(t, err)
+				must(t, r.Queue.Fail(t.Context(), job, time.Now(), errDisk))
+			}
+			r.start()
+			select {
+			case <-second:
+			case <-time.After(20 * time.Second):
+				t.Fatal("it was not copied again at once")
+			}
+			eventually(t, "it is done", func() bool { return r.gone(1) && !r.rooted(1) })
+		})
+	}
+}

@@ -1,0 +1,129 @@
+package queue
+
+import (
+	"crypto/sha256"
+	"database/sql"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// released has the hash of every file of the schema. A file that was released is
+// in somebody's queue: it is never edited, only followed by another.
+var released = map[string]string{
+	"01.sql": "0daee883634eee1b7ea5a9a2b7e73ac812e19fa98f6d2037a3ba9b26e34b7163",
+}
+
+func TestSchemaFilesAreNeverEdited(t *testing.T) {
+	got := make(map[string]string)
+	entries, err := fs.ReadDir(schemaFiles, "sql/schema")
+	must(t, err)
+	for _, e := range entries {
+		text, err := fs.ReadFile(schemaFiles, "sql/schema/"+e.Name())
+		must(t, err)
+		got[e.Name()] = fmt.Sprintf("%x", sha256.Sum256(text))
+	}
+	if diff := cmp.Diff(released, got); diff != "" {
+		t.Errorf("files (-released +here):\n%s", diff)
+	}
+}
+
+func TestQueueOfEveryVersionIsBroughtUpToDate(t *testing.T) {
+	for version := range len(schema()) + 1 {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			q := newQueue(t)
+			want := definitions(t, q.db)
+			file := q.File() + "-old"
+			db := raw(t, file)
+			for _, text := range schema()[:version] {
+				_, err := db.Exec(text)
+				must(t, err)
+			}
+			if version > 0 {
+				_, err := db.Exec(fmt.Sprintf("pragma application_id = %d; pragma user_version = %d", applicationID, version))
+				must(t, err)
+			}
+			must(t, db.Close())
+
+			old := create(t, file)
+			if diff := cmp.Diff(want, definitions(t, old.db)); diff != "" {
+				t.Errorf("schema (-new +migrated):\n%s", diff)
+			}
+			var app, user, tables int
+			must(t, old.db.QueryRow(versionSQL).Scan(&app, &user, &tables))
+			if app != applicationID || user != len(schema()) {
+				t.Errorf("version is %d of %#x, want %d of %#x", user, app, len(schema()), applicationID)
+			}
+		})
+	}
+}
+
+func definitions(t *testing.T, db *sql.DB) (all []string) {
+	t.Helper()
+	rows, err := db.Query("select coalesce(sql, name) from sqlite_schema order by 1")
+	must(t, err)
+	defer rows.Close()
+	for rows.Next() {
+		var text string
+		must(t, rows.Scan(&text))
+		all = append(all, text)
+	}
+	must(t, rows.Err())
+	return all
+}
+
+var parameter = regexp.MustCompile(`:(\w+)`)
+
+func TestStatementsReadIndexesOnly(t *testing.T) {
+	q := newQueue(t)
+	for name, statement := range map[string]string{
+		"claim":     claimSQL,
+		"counts":    countsSQL,
+		"done":      doneSQL,
+		"missing":   missingSQL,
+		"next_due":  nextDueSQL,
+		"reclaim":   reclaimSQL,
+		"release":   releaseSQL,
+		"retry":     retrySQL,
+		"retry_all": retryAllSQL,
+	} {
+		t.Run(name, func(t *testing.T) {
+			steps := plan(t, q.db, statement)
+			text := strings.Join(steps, "\n")
+			if strings.Contains(text, "SCAN jobs") || strings.Contains(text, "TEMP B-TREE") {
+				t.Errorf("all jobs are read, or sorted:\n%s", text)
+			}
+			if !strings.Contains(text, "SEARCH jobs") {
+				t.Errorf("nothing is looked for:\n%s", text)
+			}
+		})
+	}
+}
+
+// plan returns what SQLite would do.
+func plan(t *testing.T, db *sql.DB, statement string) (steps []string) {
+	t.Helper()
+	var args []any
+	seen := make(map[string]bool)
+	for _, match := range parameter.FindAllStringSubmatch(statement, -1) {
+		if name := match[1]; !seen[name] {
+			seen[name] = true
+			args = append(args, sql.Named(name, "1"))
+		}
+	}
+	rows, err := db.Query("explain query plan "+statement, args...)
+	must(t, err)
+	defer rows.Close()
+	for rows.Next() {
+		var id, parent, unused int
+		var detail string
+		must(t, rows.Scan(&id, &parent, &unused, &detail))
+		steps = append(steps, detail)
+	}
+	must(t, rows.Err())
+	return steps
+}
