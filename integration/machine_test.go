@@ -244,7 +244,12 @@ func (m *machine) configure(t *testing.T, lines ...string) {
 // m.as(alice).run(…) works. The daemon has next to no environment, as from systemd.
 func (m *machine) startDaemon(t *testing.T) *process {
 	t.Helper()
-	m.configure(t, "build-users-group = nixbld")
+	const users = "build-users-group = nixbld"
+	conf, err := os.ReadFile(m.host("/etc/nix/nix.conf"))
+	must(t, err)
+	if !strings.Contains(string(conf), users) {
+		m.configure(t, users)
+	}
 	daemon := m.start(t, "env", "-i", "PATH="+machinePATH, "TMPDIR=/var/tmp", "nix-daemon", "--daemon")
 	eventually(t, "nix-daemon", func() bool {
 		if daemon.ended() {

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -73,6 +74,34 @@ func (m *machine) substitute(t *testing.T, cache string, paths ...string) {
 	m.run(t, append([]string{
 		"nix-store", "--realise", "--max-jobs", "0", "--option", "substituters", "file://" + cache + "?trusted=1",
 	}, paths...)...)
+}
+
+// A gate is a pipe that a build reads a line from, and so waits until a test lets
+// it go on.
+type gate string
+
+func newGate(t *testing.T) gate {
+	t.Helper()
+	pipe := filepath.Join(tempDir(t), "gate")
+	must(t, syscall.Mkfifo(pipe, 0o666))
+	must(t, os.Chmod(pipe, 0o666))
+	return gate(pipe)
+}
+
+// reached tells whether a build waits. open lets it go on.
+func (g gate) reached(t *testing.T) (open func(), reached bool) {
+	t.Helper()
+	f, err := os.OpenFile(string(g), os.O_WRONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ENXIO) {
+		return nil, false
+	}
+	must(t, err)
+	t.Cleanup(func() { f.Close() })
+	return func() {
+		t.Helper()
+		_, err := f.WriteString("go on\n")
+		must(t, errors.Join(err, f.Close()))
+	}, true
 }
 
 // A hookCall is what Nix told a hook.
