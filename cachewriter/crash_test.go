@@ -39,7 +39,7 @@ func TestKilledCopyLeavesAWholeCache(t *testing.T) {
 	must(t, child.Wait())
 	takes := time.Since(begin)
 
-	const caches, each = 6, 5
+	const caches, each = 4, 6
 	killed := 0
 	for range caches {
 		f := newFixtureAt(t, nix, filepath.Join(t.TempDir(), "cache"))

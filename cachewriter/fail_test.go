@@ -247,7 +247,7 @@ func TestOthersGoOnWhenACallIsCanceled(t *testing.T) {
 func TestCloseNeverLeavesACallBehind(t *testing.T) {
 	nix := nixtest.New(t)
 	top := nix.AddTexts(t, "text", 60)
-	for i := range 60 {
+	for i := range 40 {
 		f := newFixtureAt(t, nix, filepath.Join(t.TempDir(), "cache"))
 		w := f.writer(t, Options{})
 		first, second := copyAsync(t.Context(), w, top), copyAsync(t.Context(), w, top)

@@ -2,6 +2,7 @@ package cachewriter
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,7 +20,7 @@ import (
 // in which files appeared.
 func TestCacheIsWholeAtEveryMoment(t *testing.T) {
 	f := newFixture(t)
-	top := f.nix.AddTexts(t, "text", 600)
+	top := f.nix.AddTexts(t, "text", 300)
 	watcher, err := fsnotify.NewBufferedWatcher(10_000)
 	must(t, err)
 	defer watcher.Close()
@@ -68,8 +69,8 @@ func TestCacheIsWholeAtEveryMoment(t *testing.T) {
 			}
 		}
 	}
-	if narInfos != 600 {
-		t.Errorf("saw %d narinfos appear, want 600", narInfos)
+	if narInfos != 300 {
+		t.Errorf("saw %d narinfos appear, want 300", narInfos)
 	}
 }
 
@@ -152,7 +153,7 @@ func TestNothingCountsAsCompleteBeforeItsReferences(t *testing.T) {
 // TestWindowIsBounded has the publisher stuck at the first path, on which all
 // others wait.
 func TestWindowIsBounded(t *testing.T) {
-	const count = window + 300
+	const count = window + 100
 	f := newFixture(t)
 	top := f.nix.AddTexts(t, "text", count)
 	base := f.nix.Lines(t, "nix-store", "-qR", top)[0]
@@ -183,6 +184,69 @@ func TestWindowIsBounded(t *testing.T) {
 	release()
 	must(t, within(t, 60*time.Second, "Copy", done))
 	f.has(t, top)
+	f.check(t)
+}
+
+func TestCloseDoesNotWaitForTheLock(t *testing.T) {
+	f := newFixture(t)
+	base := f.nix.Add(t, "base", "base")
+	f.copy(t, Options{}, base)
+	_, nar := f.entry(t, base)
+	release := f.stuck(t, base)
+	defer release()
+	w := f.writer(t, Options{})
+	done := copyAsync(t.Context(), w, base)
+	eventually(t, "the publisher waits for the lock", func() bool { _, err := os.Stat(nar); return err == nil })
+	closed := make(chan struct{})
+	go func() { w.Close(); close(closed) }()
+	within(t, 5*time.Second, "Close", closed)
+	if err := within(t, 5*time.Second, "Copy", done); !errors.Is(err, context.Canceled) {
+		t.Errorf("error is %v, want context.Canceled", err)
+	}
+	if left := unfinished(t, f.dir); len(left) > 0 {
+		t.Errorf("unfinished files were left: %q", left)
+	}
+}
+
+func TestForgetMakesItLookAgain(t *testing.T) {
+	f := newFixture(t)
+	closure := f.nix.Lines(t, "nix-store", "-qR", f.nix.AddTexts(t, "text", 3))
+	w := f.writer(t, Options{})
+	copied := func() int {
+		t.Helper()
+		r, err := w.Copy(t.Context(), closure[2])
+		must(t, err)
+		return r.Copied
+	}
+	remove := func() {
+		t.Helper()
+		narInfo, nar := f.entry(t, closure[0])
+		must(t, errors.Join(os.Remove(narInfo), os.Remove(nar)))
+	}
+	if n := copied(); n != 3 {
+		t.Errorf("%d were copied, want 3", n)
+	}
+	remove()
+	if n := copied(); n != 0 {
+		t.Errorf("%d were copied, want none: it remembers", n)
+	}
+	w.Forget()
+	if n := copied(); n != 1 {
+		t.Errorf("%d were copied, want the one that was deleted", n)
+	}
+	f.check(t)
+
+	// Not while a call relies on what it has found.
+	release := f.stuck(t, closure[1])
+	w = f.writer(t, Options{})
+	done := copyAsync(t.Context(), w, closure[2])
+	eventually(t, "all have been looked at", func() bool { return len(w.room) == 2 })
+	w.Forget()
+	release()
+	must(t, within(t, 20*time.Second, "Copy", done))
+	if p := w.Progress(); p.Done != 3 {
+		t.Errorf("progress is %+v, want 3 done", p)
+	}
 	f.check(t)
 }
 

@@ -118,6 +118,9 @@ func TestHooksBesideBuildsAndAWorkerLoseNothing(t *testing.T) {
 		want = append(want, l.outputs(t, l.instantiate(t, args...)...)...)
 		slices.Sort(want)
 		l.inCacheQueueOrRooted(t, want)
+		l.drain(t)
+		l.nothingLeft(t)
+		equalPaths(t, "cache", l.cached(t), want)
 	})
 }
 

@@ -18,10 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	hookPath    = "/larder/bin/larder-hook" // the hook under test, in every machine
-	machinePATH = "/larder/bin:/usr/bin:/usr/sbin:/bin:/sbin"
-)
+const machinePATH = "/larder/bin:/usr/bin:/usr/sbin:/bin:/sbin"
 
 // A user is an account that every machine has.
 type user struct {

@@ -281,4 +281,29 @@ func TestReplacedCacheIsNoticed(t *testing.T) {
 	if !c.Replaced() {
 		t.Error("the cache is another one, and nobody noticed")
 	}
+
+	for what, change := range map[string]func(dir string) error{
+		"emptied": func(dir string) error { return os.RemoveAll(filepath.Join(dir, ".larder")) },
+		// What is deleted and made again may get the same inode.
+		"made again": func(dir string) error {
+			later := time.Now().Add(time.Second)
+			return os.Chtimes(filepath.Join(dir, infoFile), later, later)
+		},
+	} {
+		c := newCache(t)
+		must(t, change(c.Path()))
+		if !c.Replaced() {
+			t.Errorf("the cache was %s, and nobody noticed", what)
+		}
+	}
+}
+
+func TestNothingIsMadeForAnUnknownGroup(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "parent", "cache")
+	if _, err := Create(dir, storeDir, Options{Group: "no such group"}); err == nil {
+		t.Error("Create knows a group that there is not")
+	}
+	if _, err := os.Stat(filepath.Dir(dir)); err == nil {
+		t.Error("something was made")
+	}
 }

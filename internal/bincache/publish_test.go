@@ -198,6 +198,18 @@ func TestLockIsHeldByOne(t *testing.T) {
 	all.Wait()
 }
 
+func TestLockIsWaitedForNoLongerThanWanted(t *testing.T) {
+	c := newCache(t)
+	unlock, err := c.lock(t.Context())
+	must(t, err)
+	defer unlock()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := c.lock(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("lock: %v, want context.DeadlineExceeded", err)
+	}
+}
+
 // TestNothingIsWrittenOutside plants links that lead out of the cache wherever
 // something is written.
 func TestNothingIsWrittenOutside(t *testing.T) {
