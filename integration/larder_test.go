@@ -44,15 +44,6 @@ func newLarder(t *testing.T, n nix, args ...string) *larder {
 	return l
 }
 
-// knownBug skips a test that would fail because of a bug. With LARDER_KNOWN_BUGS=1
-// it runs all the same: whoever mends the bug takes the call away.
-func knownBug(t *testing.T, bug string) {
-	t.Helper()
-	if os.Getenv("LARDER_KNOWN_BUGS") != "1" {
-		t.Skip("known bug: " + bug)
-	}
-}
-
 // hook returns the program that init has laid down.
 func (l *larder) hook(t *testing.T) string {
 	t.Helper()
