@@ -13,8 +13,9 @@ func closedCache(t *testing.T, n nix) (cache string, paths []string) {
 	m := newMachine(t, n).with(patient)
 	cache = filepath.Join(tempDir(t), "new", "cache")
 	closed := []string{"sh", "-euc", `umask 077; exec "$@"`, "-"}
-	m.configure(t, m.lines(t, append(closed, "larder", "init", "--cache", cache)...)...)
 	l := &larder{machine: m, cache: cache, queue: rootsQueue}
+	l.conf = m.lines(t, append(closed, "larder", "init", "--cache", cache)...)
+	m.configure(t, l.conf[0]) // without the substituter: root's Nix makes what is missing there
 	outs := l.built(t, standardGraph)
 	m.run(t, append(closed, "larder", "drain")...)
 	return cache, l.closure(t, outs...)

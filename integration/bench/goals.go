@@ -25,7 +25,7 @@ func judge(results []result) []goal {
 	nix28 := func(r result) bool { return strings.HasPrefix(r.Version, "2.8.") }
 	return []goal{
 		compare("cold copy by one worker, against nix 2.8", 1, find(results, "cold", is("larder-1")), find(results, "cold", nix28)),
-		compare("hook, against /bin/true", 5, find(results, "hook", is("larder")), find(results, "hook", is("true"))),
+		compare("hook beside a worker, against /bin/true", 5, find(results, "hook", is("larder")), find(results, "hook", is("true"))),
 	}
 }
 

@@ -1,38 +1,45 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
 // measureHook measures whole processes: larder-hook, as Nix runs it after a
-// build, and the least that a hook could be. They take turns in blocks, each
-// block ten times in all.
+// build, beside a worker and without one, and the least that a hook could be. They
+// take turns in blocks, each block ten times in all.
 func measureHook(ctx context.Context, cfg config, w *workshop, c *corpus) ([]result, error) {
 	// The store outlives this queue: what keeps its paths alive must not.
 	defer os.RemoveAll("/nix/var/nix/gcroots/larder") // the corpus's store, not the host's
 
-	queue := w.path("queue/queue.db")
-	if err := os.MkdirAll(filepath.Dir(queue), 0o755); err != nil {
-		return nil, fmt.Errorf("make queue directory: %w", err)
+	alive, err := makeQueue(ctx, cfg, w, "alive")
+	if err != nil {
+		return nil, err
 	}
-	init := exec.CommandContext(ctx, filepath.Join(cfg.Bin, "larder"),
-		"init", "--queue", queue, "--cache", "file://"+w.path("hook-cache"))
-	init.Env = env(w.dir)
-	if _, err := measure(init, w); err != nil {
-		return nil, fmt.Errorf("make queue: %w", err)
+	stop, err := holdOpen(ctx, cfg, w, alive)
+	if err != nil {
+		return nil, err
 	}
+	defer stop()
+	alone, err := makeQueue(ctx, cfg, w, "alone")
+	if err != nil {
+		return nil, err
+	}
+	hook := filepath.Join(cfg.Bin, "larder-hook")
 	programs := []struct {
-		file   string
-		result result
+		file, queue string
+		result      result
 	}{
-		{filepath.Join(cfg.Bin, "larder-hook"), newResult("hook", contender{Key: "larder", Label: "larder-hook"})},
-		{"/bin/true", newResult("hook", contender{Key: "true", Label: "/bin/true"})},
+		{hook, alive, newResult("hook", contender{Key: "larder", Label: "larder-hook"})},
+		{hook, alone, newResult("hook", contender{Key: "larder-alone", Label: "larder-hook, no worker"})},
+		{"/bin/true", alone, newResult("hook", contender{Key: "true", Label: "/bin/true"})},
 	}
 	block := max(1, cfg.Spawns/10)
 	// The first block of each is the warm-up. Each block has builds of its own,
@@ -40,7 +47,7 @@ func measureHook(ctx context.Context, cfg config, w *workshop, c *corpus) ([]res
 	for done := -block; done < cfg.Spawns; done += block {
 		for i := range programs {
 			p := &programs[i]
-			samples, err := spawnBlock(ctx, w, c, p.file, queue, done+block, block)
+			samples, err := spawnBlock(ctx, w, c, p.file, p.queue, done+block, block)
 			if err != nil {
 				return nil, err
 			}
@@ -51,7 +58,47 @@ func measureHook(ctx context.Context, cfg config, w *workshop, c *corpus) ([]res
 			}
 		}
 	}
-	return []result{programs[0].result, programs[1].result}, nil
+	return []result{programs[0].result, programs[1].result, programs[2].result}, nil
+}
+
+// makeQueue makes an empty queue.
+func makeQueue(ctx context.Context, cfg config, w *workshop, name string) (file string, err error) {
+	file = w.path(name + "/queue.db")
+	init := exec.CommandContext(ctx, filepath.Join(cfg.Bin, "larder"),
+		"init", "--queue", file, "--cache", "file://"+w.path(name+"-cache"))
+	init.Env = env(w.dir)
+	if _, err := measure(init, w); err != nil {
+		return "", fmt.Errorf("make queue: %w", err)
+	}
+	return file, nil
+}
+
+// holdOpen starts a worker and stops it in its tracks, so that it has the queue
+// open, as workers have, and does nothing else beside the hooks that are measured.
+func holdOpen(ctx context.Context, cfg config, w *workshop, queue string) (end func(), err error) {
+	daemon := exec.CommandContext(ctx, filepath.Join(cfg.Bin, "larder"), "daemon", "--queue", queue)
+	daemon.Env = env(w.dir)
+	log, err := daemon.StderrPipe()
+	if err != nil {
+		return nil, fmt.Errorf("start worker: %w", err)
+	}
+	if err := daemon.Start(); err != nil {
+		return nil, fmt.Errorf("start worker: %w", err)
+	}
+	end = func() {
+		_ = daemon.Process.Kill() // (ignored) it has ended already
+		_ = daemon.Wait()         // (ignored) it was killed
+	}
+	// Its first line says that it is ready.
+	line, err := bufio.NewReader(log).ReadString('\n')
+	if err == nil {
+		err = daemon.Process.Signal(syscall.SIGSTOP)
+	}
+	if err != nil {
+		end()
+		return nil, fmt.Errorf("start worker: %w; it says %q", err, line)
+	}
+	return end, nil
 }
 
 // spawnBlock runs a program n times, once for each build of the corpus from the
