@@ -25,8 +25,9 @@ type Graph []Node
 // skip says true, and what only they refer to. The error wraps [ErrNotValid] if
 // one of the paths is not in the store.
 func (s *Store) Closure(ctx context.Context, paths []string, skip func(id int64) bool) (Graph, error) {
-	w := walk{skip: skip, index: make(map[int64]int32)}
-	err := s.read(ctx, func(tx *sql.Tx) error {
+	var w walk
+	err := s.db.read(ctx, func(tx *sql.Tx) error {
+		w = walk{skip: skip, index: make(map[int64]int32)}
 		for _, path := range paths {
 			id, err := rowOf(ctx, tx, path)
 			if err != nil {

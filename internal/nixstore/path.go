@@ -116,3 +116,6 @@ func followFirst(path string) (string, error) {
 
 // HashPart returns the 32 digits that name the entry of a store path.
 func HashPart(path string) string { return filepath.Base(path)[:hashLen] }
+
+// Name returns what a store path is called: what comes after the hash.
+func Name(path string) string { return filepath.Base(path)[hashLen+1:] }

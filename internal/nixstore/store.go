@@ -1,9 +1,9 @@
 // Package nixstore reads the local Nix store: its database, never its protocol,
 // so that nothing here needs a daemon, a trusted user, or a process.
 //
-// It only reads. Connections are opened with SQLite's mode=ro, each read is one
-// short transaction, and idle connections are closed: a reader that stayed would
-// keep Nix from truncating its log.
+// It only reads: each read is one short transaction, and idle connections are
+// closed, since a reader that stayed would keep Nix from truncating its log. How a
+// database is read that has no log, or whose log only root may make: database.go.
 //
 // The schema is Nix's version 10, which every Nix from 2.0 to 2.35 has. Its
 // tables are in Nix's source, src/libstore/schema.sql.
@@ -16,14 +16,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/mattn/go-sqlite3"
 )
 
 var (
@@ -46,9 +42,6 @@ var (
 	referencesSQL string
 )
 
-// Nix's schema version, as it stands in db/schema.
-const schemaVersion = "10"
-
 // Dirs are the directories of a Nix installation.
 type Dirs struct {
 	Store string // where store paths are, such as /nix/store
@@ -70,38 +63,27 @@ func DefaultDirs() Dirs {
 // A Store is a local Nix store. It is safe for use by several goroutines.
 type Store struct {
 	dirs Dirs
-	db   *sql.DB
+	db   *database
 }
 
-// Open opens the store. Waits for Nix's locks end after busy; Nix uses SQLite's
-// WAL mode, in which readers wait for nobody but recovery after a crash.
+// Open opens the store. Waits for Nix end after busy; Nix uses SQLite's WAL mode,
+// in which readers wait for nobody but recovery after a crash.
 func Open(dirs Dirs, busy time.Duration) (*Store, error) {
-	dbDir := filepath.Join(dirs.State, "db")
-	version, err := os.ReadFile(filepath.Join(dbDir, "schema"))
+	db, err := openDatabase(filepath.Join(dirs.State, "db"), busy)
 	if err != nil {
 		return nil, fmt.Errorf("open Nix database: %w", err)
 	}
-	if v := strings.TrimSpace(string(version)); v != schemaVersion {
-		return nil, fmt.Errorf("open Nix database: its schema is version %s, want %s", v, schemaVersion)
-	}
-	dsn := url.URL{Scheme: "file", Path: filepath.Join(dbDir, "db.sqlite"), RawQuery: url.Values{
-		"mode":             {"ro"},
-		"_busy_timeout":    {fmt.Sprint(busy.Milliseconds())},
-		"_stmt_cache_size": {"16"},
-	}.Encode()}
-	db, err := sql.Open("sqlite3", dsn.String())
-	if err != nil {
-		return nil, fmt.Errorf("open Nix database: %w", err)
-	}
-	db.SetConnMaxIdleTime(2 * time.Second)
 	return &Store{dirs: dirs, db: db}, nil
 }
 
 // Close closes the store.
-func (s *Store) Close() error { return s.db.Close() }
+func (s *Store) Close() error { return s.db.close() }
 
 // Dirs returns where the store is.
 func (s *Store) Dirs() Dirs { return s.dirs }
+
+// DatabaseFile returns the file of Nix's database.
+func (s *Store) DatabaseFile() string { return s.db.file }
 
 // An Info is what Nix knows of a valid path.
 type Info struct {
@@ -118,7 +100,7 @@ type Info struct {
 // is nothing.
 func (s *Store) Info(ctx context.Context, path string) (*Info, error) {
 	var info *Info
-	err := s.read(ctx, func(tx *sql.Tx) error {
+	err := s.db.read(ctx, func(tx *sql.Tx) error {
 		id, err := rowOf(ctx, tx, path)
 		if err != nil {
 			return err
@@ -136,7 +118,7 @@ func (s *Store) Info(ctx context.Context, path string) (*Info, error) {
 // path, so it can't be another one meanwhile.
 func (s *Store) NodeInfo(ctx context.Context, node Node) (*Info, error) {
 	var info *Info
-	err := s.read(ctx, func(tx *sql.Tx) (err error) {
+	err := s.db.read(ctx, func(tx *sql.Tx) (err error) {
 		info, err = readInfo(ctx, tx, node.ID)
 		return err
 	})
@@ -191,7 +173,7 @@ func (s *Store) Valid(ctx context.Context, path string) (bool, error) {
 // Outputs returns the valid outputs of a derivation, sorted.
 func (s *Store) Outputs(ctx context.Context, drv string) ([]string, error) {
 	var paths []string
-	err := s.read(ctx, func(tx *sql.Tx) (err error) {
+	err := s.db.read(ctx, func(tx *sql.Tx) (err error) {
 		paths, err = queryAll[string](ctx, tx, outputsSQL, sql.Named("drv", drv))
 		if err != nil || len(paths) > 0 {
 			return err
@@ -203,27 +185,6 @@ func (s *Store) Outputs(ctx context.Context, drv string) ([]string, error) {
 		return nil, fmt.Errorf("read outputs of %s: %w", drv, err)
 	}
 	return paths, nil
-}
-
-// read runs f in a transaction: one state of the database, however long others
-// write beside it. Any such state is complete: Nix registers a path together
-// with, or after, all that it refers to.
-func (s *Store) read(ctx context.Context, f func(*sql.Tx) error) error {
-	tx, err := s.db.BeginTx(ctx, nil)
-	if err == nil {
-		defer tx.Rollback() // (ignored) nothing was written
-		err = f(tx)
-	}
-	var e sqlite3.Error
-	if !errors.As(err, &e) {
-		return err
-	}
-	if (e.Code == sqlite3.ErrCantOpen || e.Code == sqlite3.ErrReadonly) && os.Geteuid() != 0 {
-		// Before 2.22 Nix removes its log when it is idle, and only those who may
-		// write the directory can make it again.
-		return fmt.Errorf("%w: %w: %w; Nix before 2.22 lets only its owner read an idle store", ErrUnavailable, fs.ErrPermission, err)
-	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 // queryAll returns the one column that a query selects.
