@@ -17,6 +17,8 @@ var (
 	claimSQL string
 	//go:embed sql/done.sql
 	doneSQL string
+	//go:embed sql/drop.sql
+	dropSQL string
 	//go:embed sql/release.sql
 	releaseSQL string
 	//go:embed sql/reclaim.sql
@@ -91,20 +93,27 @@ func (q *Queue) Claim(ctx context.Context) (*Job, error) {
 	return &job, nil
 }
 
-// Done removes a claimed job. A job that was added again meanwhile waits for its
-// next turn instead.
+// Done removes a claimed job whose path is in the cache. To have been added again
+// meanwhile makes no difference: what a store path is does not change.
 //
 // unroot, if it is not nil, is called just before the job is gone for good, while
 // nobody can add to the queue: whoever adds the path afterwards finds it without
 // a root and makes one.
 func (q *Queue) Done(ctx context.Context, job *Job, unroot func() error) error {
+	return q.end(ctx, job, doneSQL, unroot)
+}
+
+// Drop removes a claimed job whose path is not to be copied: it is gone from the
+// store, or not wanted. A job that was added again meanwhile waits for its next turn
+// instead: the path may be there again. unroot is as for Done.
+func (q *Queue) Drop(ctx context.Context, job *Job, unroot func() error) error {
+	return q.end(ctx, job, dropSQL, unroot)
+}
+
+func (q *Queue) end(ctx context.Context, job *Job, statement string, unroot func() error) error {
 	err := q.transaction(ctx, func(tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, doneSQL, sql.Named("id", job.ID))
-		if err != nil {
-			return err
-		}
-		deleted, err := res.RowsAffected()
-		if err != nil {
+		var deleted int64
+		if err := count(&deleted)(tx.ExecContext(ctx, statement, sql.Named("id", job.ID))); err != nil {
 			return err
 		}
 		if deleted == 0 {

@@ -173,8 +173,8 @@ func TestAddingMakesDue(t *testing.T) {
 func TestAddingWhileClaimedBringsAnotherTurn(t *testing.T) {
 	later := time.Now().Add(time.Hour)
 	for name, put := range map[string]func(*Queue, context.Context, *Job) error{
-		"done": func(q *Queue, ctx context.Context, j *Job) error {
-			return q.Done(ctx, j, func() error { return errors.New("the root was taken away") })
+		"dropped": func(q *Queue, ctx context.Context, j *Job) error {
+			return q.Drop(ctx, j, func() error { return errors.New("the root was taken away") })
 		},
 		"released": func(q *Queue, ctx context.Context, j *Job) error { return q.Release(ctx, j, later, nil) },
 		"failed":   func(q *Queue, ctx context.Context, j *Job) error { return q.Fail(ctx, j, later, errTest) },
@@ -196,6 +196,18 @@ func TestAddingWhileClaimedBringsAnotherTurn(t *testing.T) {
 				t.Errorf("%d rows, want none", got)
 			}
 		})
+	}
+}
+
+func TestDoneIsDoneThoughItWasAddedAgain(t *testing.T) {
+	q := newQueue(t)
+	add(t, q, path("x"))
+	job := claim(t, q)
+	add(t, q, path("x"))
+	unrooted := false
+	must(t, q.Done(t.Context(), job, func() error { unrooted = true; return nil }))
+	if got := len(rows(t, q)); got != 0 || !unrooted {
+		t.Errorf("%d rows, want none; root removed: %v, want it to be", got, unrooted)
 	}
 }
 

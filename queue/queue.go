@@ -7,7 +7,7 @@
 //
 // # States
 //
-//	           Claim                 Done
+//	           Claim              Done, Drop
 //	waiting ──────────▶ claimed ──────────▶ (row deleted)
 //	   ▲                   │
 //	   │  worker restarts  │ Release, Fail

@@ -16,6 +16,7 @@ import (
 // in somebody's queue: it is never edited, only followed by another.
 var released = map[string]string{
 	"01.sql": "0daee883634eee1b7ea5a9a2b7e73ac812e19fa98f6d2037a3ba9b26e34b7163",
+	"02.sql": "845c458a4915abcbe349c9ad8d661e4522246071ad83517756b4fc5bdd5d2ca3",
 }
 
 func TestSchemaFilesAreNeverEdited(t *testing.T) {
@@ -82,8 +83,10 @@ func TestStatementsReadIndexesOnly(t *testing.T) {
 	q := newQueue(t)
 	for name, statement := range map[string]string{
 		"claim":     claimSQL,
+		"find":      findSQL,
 		"counts":    countsSQL,
 		"done":      doneSQL,
+		"drop":      dropSQL,
 		"missing":   missingSQL,
 		"next_due":  nextDueSQL,
 		"reclaim":   reclaimSQL,

@@ -15,6 +15,13 @@ type Settings struct {
 
 	// Compression is how NARs are compressed in it, such as "zstd:3".
 	Compression string
+
+	// Rules say what is worth keeping, in the form of package rules.
+	Rules string
+
+	// Mode says how jobs come into the queue: "" by the hook and the watcher,
+	// "hook-only" or "watch-only".
+	Mode string
 }
 
 // fields names the settings as they are stored.
@@ -22,6 +29,8 @@ func (s *Settings) fields() map[string]*string {
 	return map[string]*string{
 		"cache":       &s.Cache,
 		"compression": &s.Compression,
+		"rules":       &s.Rules,
+		"mode":        &s.Mode,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	_ "embed"
+	"errors"
 	"fmt"
 	"iter"
 	"time"
@@ -14,6 +15,8 @@ var (
 	countsSQL string
 	//go:embed sql/list.sql
 	listSQL string
+	//go:embed sql/find.sql
+	findSQL string
 	//go:embed sql/missing.sql
 	missingSQL string
 )
@@ -59,6 +62,9 @@ func (q *Queue) Rows(ctx context.Context) iter.Seq2[Row, error] {
 		defer rows.Close()
 		for rows.Next() {
 			row, err := scanRow(rows)
+			if err != nil {
+				err = fmt.Errorf("list jobs: %w", err)
+			}
 			if !yield(row, err) || err != nil {
 				return
 			}
@@ -69,11 +75,23 @@ func (q *Queue) Rows(ctx context.Context) iter.Seq2[Row, error] {
 	}
 }
 
-func scanRow(rows *sql.Rows) (Row, error) {
+// Find returns the job of a path, or nil if it has none.
+func (q *Queue) Find(ctx context.Context, path string) (*Row, error) {
+	r, err := scanRow(q.db.QueryRowContext(ctx, findSQL, sql.Named("path", path)))
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find job: %w", explain(err))
+	}
+	return &r, nil
+}
+
+func scanRow(row interface{ Scan(...any) error }) (Row, error) {
 	var r Row
 	var added, due int64
-	if err := rows.Scan(&r.Path, &r.Drv, &r.State, &r.Attempts, &added, &due, &r.Error); err != nil {
-		return Row{}, fmt.Errorf("list jobs: %w", err)
+	if err := row.Scan(&r.Path, &r.Drv, &r.State, &r.Attempts, &added, &due, &r.Error); err != nil {
+		return Row{}, err
 	}
 	r.Added, r.Due = time.UnixMilli(added), time.UnixMilli(due)
 	return r, nil

@@ -1,5 +1,4 @@
--- done.sql: forget a claimed job, unless somebody added it again meanwhile.
+-- done.sql: forget a claimed job.
 delete from jobs
  where id = :id
-   and state = 'claimed'
-   and again = 0;
+   and state = 'claimed';
