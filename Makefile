@@ -30,6 +30,7 @@ check: ## gofmt, go vet, staticcheck
 
 bench: build nix-roots ## measure, side by side with nix copy (minutes)
 	go run ./integration/bench
+	go test -run '^$$' -bench . -tags '$(TAGS)' ./watcher
 
 bench-quick: build nix-roots ## the same with a smaller corpus
 	go run ./integration/bench --quick

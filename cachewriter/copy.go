@@ -36,6 +36,7 @@ type call struct {
 	idle        chan struct{}
 	result      Result
 	errs        []error // of paths
+	leftOut     error   // why the first path that must stay out does
 	unavailable error   // of the cache
 }
 
@@ -55,7 +56,8 @@ var errReference = errors.New("one of its references could not be copied")
 // fails, all that does not need it is written all the same, unless the cache is
 // to blame. When one of the given paths is not in the store, nothing is written.
 //
-// The error may wrap [ErrNotInStore], [ErrStoreCorrupt] or [ErrUnavailable].
+// The error may wrap [ErrNotInStore], [ErrStoreCorrupt], [ErrUnavailable] or
+// [ErrLeftOut].
 func (w *Writer) Copy(ctx context.Context, paths ...string) (Result, error) {
 	w.mu.Lock()
 	w.calls++
@@ -117,9 +119,10 @@ const lookAhead = 256
 
 // A look is what was found out about a path.
 type look struct {
-	info    *nixstore.Info
-	present bool
-	err     error // this path's own trouble
+	info      *nixstore.Info
+	present   bool  // the cache has it
+	elsewhere bool  // the cache need not have it, nor what it refers to
+	err       error // this path's own trouble
 }
 
 // look finds out which of some paths are in the cache.
@@ -156,15 +159,31 @@ func (w *Writer) lookAt(ctx context.Context, node nixstore.Node) (look, error) {
 		return look{info: info, present: true}, nil
 	case errors.Is(err, bincache.ErrDamaged):
 		w.log.Warn("entry will be replaced", "path", info.Path, "err", err)
-		return look{info: info}, nil
+		return w.lookElsewhere(ctx, info)
 	case errors.Is(err, fs.ErrNotExist):
-		return look{info: info}, nil
+		return w.lookElsewhere(ctx, info)
 	}
 	err = cacheError(fmt.Errorf("look for %s in the cache: %w", info.Path, err))
 	if errors.Is(err, ErrUnavailable) {
 		return look{}, err
 	}
 	return look{err: err}, nil
+}
+
+// lookElsewhere finds out whether a path that is not in the cache has to be.
+func (w *Writer) lookElsewhere(ctx context.Context, info *nixstore.Info) (look, error) {
+	elsewhere, err := w.elsewhere(ctx, info)
+	if err != nil {
+		// To copy what is not needed would be no help: others rely on what is there.
+		return look{}, fmt.Errorf("%w: look for %s elsewhere: %w", ErrUnavailable, info.Path, err)
+	}
+	if elsewhere {
+		return look{info: info, elsewhere: true}, nil
+	}
+	if reason := w.cut(info); reason != "" {
+		return look{err: fmt.Errorf("%w: %s: %s", ErrLeftOut, info.Path, reason)}, nil
+	}
+	return look{info: info}, nil
 }
 
 // admit lets a path of the graph, all of whose references have been before, into
@@ -206,6 +225,10 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 	}
 	if l.err != nil {
 		c.fail(l.err)
+		return false
+	}
+	if l.elsewhere {
+		w.complete[node.ID] = struct{}{}
 		return false
 	}
 	e := &entry{id: node.ID, info: l.info, present: l.present}
@@ -263,6 +286,8 @@ func (c *call) fail(err error) {
 	switch {
 	case errors.Is(err, ErrUnavailable):
 		c.unavailable = cmp.Or(c.unavailable, err)
+	case errors.Is(err, ErrLeftOut):
+		c.leftOut = cmp.Or(c.leftOut, err)
 	case err != errReference && len(c.errs) < maxErrors:
 		c.errs = append(c.errs, err)
 	}
@@ -278,7 +303,10 @@ func (w *Writer) wait(ctx context.Context, c *call) error {
 	w.mu.Unlock()
 	select {
 	case <-c.idle:
-		return errors.Join(append(c.errs, c.unavailable)...)
+		if err := errors.Join(append(c.errs, c.unavailable)...); err != nil {
+			return err
+		}
+		return c.leftOut
 	case <-ctx.Done():
 		w.detach(c)
 		return ctx.Err()

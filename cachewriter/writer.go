@@ -51,6 +51,9 @@ var (
 	// ErrUnavailable says that the cache can't take anything now: it is full, gone,
 	// or not writable. The path has no fault in it.
 	ErrUnavailable = errors.New("cache is unavailable")
+	// ErrLeftOut says that a path, or one that it refers to, is to stay out of the
+	// cache, and that nothing else is wrong.
+	ErrLeftOut = errors.New("path is left out of the cache")
 )
 
 // window bounds how many entries are between Copy and the end of the publisher:
@@ -76,6 +79,15 @@ type Options struct {
 	// machine.
 	Background bool
 
+	// Elsewhere tells whether all who read the cache have a path from somewhere else,
+	// with all that it refers to. It then counts as present. Nil means that they have
+	// none. It may be called by several goroutines, as Cut may.
+	Elsewhere func(ctx context.Context, info *nixstore.Info) (bool, error)
+
+	// Cut returns why a path that is not present must stay out of the cache, and with
+	// it all that refers to it, or "" if it need not. Nil means that none must.
+	Cut func(info *nixstore.Info) string
+
 	// Log gets what a person should know. Nil means nobody wants to.
 	Log *slog.Logger
 }
@@ -86,6 +98,8 @@ type Writer struct {
 	cache       *bincache.Cache
 	store       *nixstore.Store
 	compression Compression
+	elsewhere   func(context.Context, *nixstore.Info) (bool, error)
+	cut         func(*nixstore.Info) string
 	log         *slog.Logger
 
 	ctx    context.Context // ends with Close
@@ -112,6 +126,12 @@ func New(o Options) *Writer {
 	if o.Workers == 0 {
 		o.Workers = runtime.NumCPU()
 	}
+	if o.Elsewhere == nil {
+		o.Elsewhere = func(context.Context, *nixstore.Info) (bool, error) { return false, nil }
+	}
+	if o.Cut == nil {
+		o.Cut = func(*nixstore.Info) string { return "" }
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -119,6 +139,8 @@ func New(o Options) *Writer {
 		cache:       o.Cache,
 		store:       o.Store,
 		compression: o.Compression,
+		elsewhere:   o.Elsewhere,
+		cut:         o.Cut,
 		log:         o.Log,
 		room:        make(chan struct{}, window),
 		complete:    make(map[int64]struct{}),

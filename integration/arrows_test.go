@@ -20,12 +20,15 @@ var arrows = map[string][]string{
 	"cmd/larder-hook":   {"hook"},
 	"cmd/larder":        {"..."}, // wires everything but the hook
 	"hook":              {"queue", "internal/gcroot", "internal/nixstore"},
-	"watcher":           {"queue", "internal/nixstore", "internal/rules", "internal/gcroot"},
-	"internal/worker":   {"queue", "internal/gcroot"},
+	"watcher":           {"queue", "internal/nixstore", "internal/rules", "internal/gcroot", "internal/bell"},
+	"internal/worker":   {"queue", "internal/gcroot", "internal/bell"},
 	"cachewriter":       {"internal/nixstore", "internal/nar", "internal/bincache"},
 	"queue":             nil,
 	"internal/nar":      nil,
 	"internal/gcroot":   nil,
+	"internal/rules":    {"internal/nixstore"},
+	"internal/bell":     nil,
+	"internal/drvdiff":  nil,
 	"internal/nixstore": nil,
 	"internal/bincache": nil,
 	"internal/nixtest":  nil, // for tests, as is trouble

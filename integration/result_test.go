@@ -45,9 +45,10 @@ func TestResultsInJSON(t *testing.T) {
 	path := l.buildOne(t, "built")
 	size := l.run(t, "nix-store", "--query", "--size", path)
 	status := object(t, l.run(t, "larder", "status", "--json"),
-		"queue", "cache", "worker_alive", "waiting", "claimed", "dead", "nar_bytes", "jobs")
+		"queue", "cache", "mode", "rules", "worker_alive", "waiting", "claimed", "dead", "nar_bytes", "unseen", "roots", "weak_roots", "jobs")
 	want := map[string]any{
 		"queue": l.queue, "cache": url, "worker_alive": false, "nar_bytes": json.Number(size),
+		"mode": "both", "roots": json.Number("1"), "weak_roots": false,
 		"waiting": json.Number("1"), "claimed": json.Number("0"), "dead": json.Number("0"),
 	}
 	for name, value := range want {
@@ -61,7 +62,7 @@ func TestResultsInJSON(t *testing.T) {
 	}
 	job, err := json.Marshal(jobs[0])
 	must(t, err)
-	if o := object(t, string(job), "path", "drv", "state", "attempts", "added", "due"); o["path"] != path || o["state"] != "waiting" {
+	if o := object(t, string(job), "path", "drv", "state", "attempts", "added", "due", "rooted"); o["path"] != path || o["state"] != "waiting" {
 		t.Errorf("job is %v", o)
 	}
 

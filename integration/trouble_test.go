@@ -153,7 +153,7 @@ func TestCorruptPathIsADeadLetterUntilItIsMended(t *testing.T) {
 			equalPaths(t, "roots", l.rooted(t), []string{bad})
 		}
 		dead()
-		if text := l.run(t, "larder", "status"); !strings.Contains(text, bad+"\n  dead after 1 attempts\n  ") {
+		if text := l.run(t, "larder", "status"); !strings.Contains(text, bad+"\n  dead after 1 attempts, kept by its root\n  ") {
 			t.Errorf("status does not show the dead letter: %s", text)
 		}
 		l.collectGarbage(t)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,4 +16,10 @@ func bootTime() (time.Time, error) {
 		return time.Time{}, err
 	}
 	return time.Now().Add(-time.Duration(since.Nano())), nil
+}
+
+// bootID names this run of the kernel, or is "" if the system does not tell.
+func bootID() string {
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // (ignored) without it other evidence has to do
+	return strings.TrimSpace(string(id))
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -186,12 +185,16 @@ func openCache(url string, named bool, storeDir string) (*bincache.Cache, error)
 	}
 	cache, err := bincache.Open(dir, storeDir)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = withHint(err, fmt.Sprintf("is the disk mounted? larder init --cache %s makes a new one", dir))
+		err = withHint(err, hintNoCache(dir))
 	}
 	if err == nil {
 		err = cache.CheckWritable()
 	}
 	return cache, orHint(err, hintCache)
+}
+
+func hintNoCache(dir string) string {
+	return fmt.Sprintf("is the disk mounted? larder init --cache %s makes a new one", dir)
 }
 
 // makeCache opens a cache, or makes it.
@@ -205,51 +208,3 @@ func makeCache(dir, storeDir string, o bincache.Options) (*bincache.Cache, error
 
 // sweepAge is how old an unfinished file has to be before it is looked at.
 const sweepAge = time.Minute
-
-// A target is where a command copies to.
-type target struct {
-	store  *nixstore.Store
-	cache  *bincache.Cache
-	writer *cachewriter.Writer
-}
-
-// openTarget opens the store, the cache, and a writer between them.
-func openTarget(c *cli.Context, s queue.Settings, background bool, log *slog.Logger) (*target, error) {
-	url, err := cacheURL(c, s)
-	if err != nil {
-		return nil, err
-	}
-	compression, err := parseCompression(c, s)
-	if err != nil {
-		return nil, err
-	}
-	if c.Int("workers") < 0 {
-		return nil, usageError(fmt.Sprintf("--workers is %d", c.Int("workers")), "at least 1, or leave it out")
-	}
-	store, err := openStore()
-	if err != nil {
-		return nil, err
-	}
-	cache, err := openCache(url, c.String("cache") != "", store.Dirs().Store)
-	if err == nil {
-		err = orHint(cache.SweepTemp(sweepAge), hintCache)
-	}
-	if err != nil {
-		store.Close()
-		return nil, err
-	}
-	return &target{store, cache, cachewriter.New(cachewriter.Options{
-		Cache:       cache,
-		Store:       store,
-		Compression: compression,
-		Workers:     c.Int("workers"),
-		Background:  background,
-		Log:         log,
-	})}, nil
-}
-
-func (t *target) close() {
-	t.writer.Close()
-	t.cache.Close()
-	t.store.Close()
-}

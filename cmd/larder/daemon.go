@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -10,29 +11,34 @@ import (
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/nix-larder/larder/internal/worker"
 	"github.com/nix-larder/larder/queue"
+	"github.com/nix-larder/larder/watcher"
 )
 
 func daemonCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "daemon",
-		Usage: "copy what is in the queue to the cache, and go on doing so",
+		Usage: "copy what comes into the store to the cache, and go on doing so",
 		Description: "Stops at SIGTERM or ^C: what it has in hand is finished within --stop-timeout, the rest stays queued. " +
 			"A second signal ends the waiting.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(),
 			&cli.DurationFlag{Name: "stop-timeout", Value: 30 * time.Second, EnvVars: []string{"LARDER_STOP_TIMEOUT"}, Usage: "how long to finish what is in hand"},
-			&cli.DurationFlag{Name: "poll", Value: 10 * time.Second, Usage: "how often to look at the queue without being woken"},
+			&cli.DurationFlag{Name: "poll", Value: 10 * time.Second, Usage: "how often to look at the queue, and at the store, without being woken"},
 			&cli.BoolFlag{Name: "json", Usage: "log in JSON"},
-		},
+		}, modeFlags()...),
 		Action: daemon,
 	}
 }
 
 func daemon(c *cli.Context) error {
 	if err := noArgs(c); err != nil {
+		return err
+	}
+	if _, err := modeOf(c, queue.Settings{}); err != nil {
 		return err
 	}
 	q, settings, err := openQueue(c, c.String("cache") != "")
@@ -72,7 +78,8 @@ type daemonRun struct {
 
 // run works until ctx ends. Should the cache's directory be taken away, it waits
 // for another one: a disk that is mounted anew, or a cache that was deleted and
-// made again, is not the one whose entries are remembered.
+// made again, is not the one whose entries are remembered. Settings that change are
+// followed in the same way.
 func (d *daemonRun) run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		t, err := openTarget(d.cli, d.settings, true, d.log)
@@ -89,11 +96,14 @@ func (d *daemonRun) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if s, err := d.queue.Settings(context.WithoutCancel(ctx)); err == nil {
+			d.settings = s
+		} // (ignored) with those we have it goes on
 	}
 	return nil
 }
 
-// runWith works until ctx ends or the cache is another one.
+// runWith works until ctx ends, or the cache or the settings are others.
 func (d *daemonRun) runWith(ctx context.Context, t *target) error {
 	cfg, err := workerConfig(d.queue, d.lock, t, d.log)
 	if err != nil {
@@ -101,31 +111,63 @@ func (d *daemonRun) runWith(ctx context.Context, t *target) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	forgot := time.Now()
 	cfg.StopTimeout = d.cli.Duration("stop-timeout")
 	cfg.Poll = d.poll()
 	cfg.Hurry = d.hurry
-	cfg.Alive = func() {
-		notify(d.log, sd.SdNotifyWatchdog)
-		if t.cache.Replaced() {
-			d.log.Warn("cache was replaced, opening it again", "cache", t.cache.Path())
-			cancel()
-		}
-		if time.Since(forgot) > forgetEvery {
-			t.writer.Forget()
-			forgot = time.Now()
-		}
-	}
+	cfg.Alive = d.alive(ctx, t, cancel)
 	if !d.ready {
 		d.ready = true
 		d.log.Info("ready", "version", version, "queue", d.queue.File(), "cache", t.cache.Path())
 		notify(d.log, sd.SdNotifyReady)
 	}
-	err = worker.Run(ctx, cfg)
-	if ctx.Err() != nil {
-		return nil
+	watch, err := d.watching(t)
+	if err != nil {
+		return err
 	}
-	return err
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return worker.Run(ctx, cfg) })
+	g.Go(func() error { return watch(ctx) })
+	if err := g.Wait(); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// alive returns what is done in every round of the worker. Should the run be based on
+// what is no longer so, it ends it.
+func (d *daemonRun) alive(ctx context.Context, t *target, end func()) func() {
+	forgot := time.Now()
+	var looked time.Time
+	return func() {
+		notify(d.log, sd.SdNotifyWatchdog)
+		if time.Since(forgot) > forgetEvery {
+			t.writer.Forget()
+			forgot = time.Now()
+		}
+		if time.Since(looked) < time.Second {
+			return // a busy worker has many rounds
+		}
+		looked = time.Now()
+		if dir := t.replaced(); dir != "" {
+			d.log.Warn("cache was replaced, opening it again", "cache", dir)
+			end()
+		}
+		if s, err := d.queue.Settings(ctx); err == nil && s != d.settings {
+			d.log.Info("settings have changed")
+			end()
+		} // (ignored) if the queue is in trouble, that shows elsewhere
+	}
+}
+
+// watching returns the watcher, if there is to be one.
+func (d *daemonRun) watching(t *target) (func(context.Context) error, error) {
+	mode, err := modeOf(d.cli, d.settings)
+	if err != nil || mode == hookOnly {
+		return func(context.Context) error { return nil }, err
+	}
+	cfg, err := watcherConfig(d.queue, t.view, d.settings, d.log)
+	cfg.Poll = d.poll()
+	return func(ctx context.Context) error { return watcher.Run(ctx, cfg) }, err
 }
 
 // poll returns how often to look: as often as the flag says, and as systemd's

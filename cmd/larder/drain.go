@@ -8,17 +8,17 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/nix-larder/larder/internal/gcroot"
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/worker"
 	"github.com/nix-larder/larder/queue"
+	"github.com/nix-larder/larder/watcher"
 )
 
 func drainCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "drain",
 		Usage: "wait until everything queued is in the cache",
-		Description: "Does the work itself when no daemon is alive. Exits with 3 if the timeout passed with jobs left over, which stay queued, " +
+		Description: "Looks what has come into the store since the last look, and does the work itself when no daemon is alive. Exits with 3 if the timeout passed with jobs left over, which stay queued, " +
 			"and with 4 if some jobs are dead letters.",
 		Flags: []cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
@@ -47,7 +47,12 @@ func drain(c *cli.Context) error {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	err = drainQueue(ctx, c, q, settings)
+	if settings.Mode != hookOnly {
+		err = look(ctx, c, q, settings)
+	}
+	if err == nil {
+		err = drainQueue(ctx, c, q, settings)
+	}
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
@@ -56,6 +61,21 @@ func drain(c *cli.Context) error {
 		return err
 	}
 	return printDrained(c, before, after)
+}
+
+// look queues what has come into the store since the last look.
+func look(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings) error {
+	v, err := openView(c, s)
+	if err != nil {
+		return err
+	}
+	defer v.close()
+	cfg, err := watcherConfig(q, v, s, stderrLog(c))
+	if err != nil {
+		return err
+	}
+	_, err = watcher.Look(ctx, cfg)
+	return err
 }
 
 // drainQueue returns when the queue is empty, whoever emptied it.
@@ -80,9 +100,8 @@ func drainQueue(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Set
 func waitForWorker(ctx context.Context, q *queue.Queue) (done bool, err error) {
 	counts, err := q.Counts(ctx)
 	if err == nil && counts.Left() == 0 {
-		dirs := nixstore.DefaultDirs()
 		var adopted int
-		adopted, err = worker.Adopt(ctx, q, gcroot.Open(dirs.State, q.Identity().ID), dirs.Store)
+		adopted, err = worker.Adopt(ctx, q, rootsOf(q), nixstore.DefaultDirs().Store)
 		done = adopted == 0
 	}
 	if done || err != nil {

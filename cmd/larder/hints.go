@@ -52,6 +52,7 @@ func hintFor(err error) string {
 		{bincache.ErrStoreDir, "use a cache of its own for each store directory"},
 		{cachewriter.ErrNotInStore, "build or download it first: nix-store --realise PATH"},
 		{cachewriter.ErrStoreCorrupt, "let Nix repair it: nix-store --repair-path PATH"},
+		{cachewriter.ErrLeftOut, "larder explain PATH says which rule it is; larder init sets others"},
 		{cachewriter.ErrUnavailable, "look for free space and permissions in the cache directory, then run the command again"},
 		{fs.ErrPermission, "run it as the owner (sudo?), or choose others with --cache DIR and --queue FILE"},
 	} {

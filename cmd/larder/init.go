@@ -6,30 +6,29 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/nix-larder/larder/internal/bincache"
-	"github.com/nix-larder/larder/internal/gcroot"
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/queue"
+	"github.com/nix-larder/larder/watcher"
 )
 
 func initCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "init",
 		Usage: "make a cache and its queue, lay the hook down, and print the lines for nix.conf",
-		Flags: []cli.Flag{
+		Flags: slices.Concat([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), jsonFlag(),
 			&cli.StringFlag{Name: "mode", Usage: "mode of the cache's files (default: 0644, for all to read)"},
 			&cli.StringFlag{Name: "group", Usage: "group of the cache's files"},
 			&cli.StringFlag{Name: "hook", Usage: "the larder-hook `PROGRAM` (default: the one beside larder)"},
-		},
+		}, ruleFlags(), modeFlags()),
 		Action: initialize,
 	}
 }
@@ -42,23 +41,19 @@ func initialize(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := parseCompression(c, queue.Settings{}); err != nil {
-		return err
-	}
-	if err := checkCacheFlag(c); err != nil {
-		return err
-	}
-	program, err := hookProgram(c.String("hook"))
-	if err != nil {
-		return err
-	}
 	// Everything that can be wrong is found before anything is made.
-	url, err := initCache(c)
+	dirs := nixstore.DefaultDirs()
+	want, err := initSettings(c, dirs)
 	if err != nil {
 		return err
 	}
-	dirs := nixstore.DefaultDirs()
-	dir, err := parseCache(url)
+	var program string
+	if want.Mode != watchOnly {
+		if program, err = hookProgram(c.String("hook")); err != nil {
+			return err
+		}
+	}
+	dir, err := parseCache(want.Cache)
 	if err != nil {
 		return err
 	}
@@ -73,54 +68,104 @@ func initialize(c *cli.Context) error {
 		return err
 	}
 	defer q.Close()
-	compression, err := parseCompression(c, settings)
-	if err != nil {
-		return err
-	}
-	settings.Compression = compression.String()
-	if err := q.SetSettings(c.Context, settings); err != nil {
+	want.Cache = settings.Cache
+	if err := q.SetSettings(c.Context, want); err != nil {
 		return err
 	}
 	if _, err := openRoots(q); err != nil {
 		return err
 	}
-	hook, err := installHook(c.Context, dirs, program, q)
+	var hook string
+	if program != "" {
+		if hook, err = installHook(c.Context, dirs, program, q); err != nil {
+			return err
+		}
+	}
+	// Last, so that the hook is not something that came into the store later.
+	if err := begin(c.Context, q); err != nil {
+		return err
+	}
+	return printInit(c, initReport{q.File(), bincache.URL(dir), hook, bincache.SubstituterURL(dir)})
+}
+
+// An initReport is what init prints.
+type initReport struct {
+	Queue       string `json:"queue"`
+	Cache       string `json:"cache"`
+	Hook        string `json:"hook,omitempty"`
+	Substituter string `json:"substituter"`
+}
+
+func printInit(c *cli.Context, r initReport) error {
+	var lines string
+	if r.Hook != "" {
+		lines = fmt.Sprintf("post-build-hook = %s\n", r.Hook)
+	}
+	lines += fmt.Sprintf("extra-substituters = %s\n", r.Substituter)
+	fmt.Fprintf(c.App.ErrWriter, "larder: queue %s feeds cache %s; put what follows into nix.conf, restart nix-daemon if there is one, and run larder daemon\n", r.Queue, r.Cache)
+	return printResult(c, r, lines)
+}
+
+// begin makes what is in the store now the beginning of the queue: larder sync is
+// for what was there before.
+func begin(ctx context.Context, q *queue.Queue) error {
+	store, err := openStore()
+	if errors.Is(err, fs.ErrNotExist) {
+		return watcher.BeginEmpty(ctx, q) // Nix comes later
+	}
 	if err != nil {
 		return err
 	}
-	result := struct {
-		Queue       string `json:"queue"`
-		Cache       string `json:"cache"`
-		Hook        string `json:"hook"`
-		Substituter string `json:"substituter"`
-	}{q.File(), bincache.URL(dir), hook, bincache.SubstituterURL(dir)}
-	fmt.Fprintf(c.App.ErrWriter, "larder: queue %s feeds cache %s; put these lines into nix.conf, restart nix-daemon if there is one, and run larder daemon\n", result.Queue, result.Cache)
-	return printResult(c, result, fmt.Sprintf("post-build-hook = %s\nextra-substituters = %s\n", result.Hook, result.Substituter))
+	defer store.Close()
+	return watcher.Begin(ctx, q, store)
 }
 
-// initCache returns the cache of the command line, or that of the queue if there
-// is one already. If there is none, it sees to it that one can be made.
-func initCache(c *cli.Context) (url string, err error) {
+// initSettings returns the settings that the queue is to have: those of the command
+// line, or that it has already. It sees to it that there can be such a queue.
+func initSettings(c *cli.Context, dirs nixstore.Dirs) (queue.Settings, error) {
+	s, err := presentSettings(c)
+	if err != nil {
+		return s, err
+	}
+	if s.Cache, err = cacheURL(c, s); err != nil {
+		return s, err
+	}
+	compression, err := parseCompression(c, s)
+	if err != nil {
+		return s, err
+	}
+	s.Compression = compression.String()
+	r, err := rulesOf(c, s, dirs.Store)
+	if err != nil {
+		return s, err
+	}
+	s.Rules = r.Format()
+	s.Mode, err = modeOf(c, s)
+	return s, err
+}
+
+// presentSettings returns the settings of the queue that is there, if there is one.
+// If there is none, it sees to it that one can be made.
+func presentSettings(c *cli.Context) (queue.Settings, error) {
+	if err := checkCacheFlag(c); err != nil {
+		return queue.Settings{}, err
+	}
 	file, err := queueFile(c)
 	if err != nil {
-		return "", orHint(err, "name a queue with --queue FILE")
+		return queue.Settings{}, orHint(err, "name a queue with --queue FILE")
 	}
 	_, err = os.Stat(file)
-	if err == nil {
-		q, settings, err := openQueue(c, false)
-		if err != nil {
-			return "", err
-		}
-		defer q.Close()
-		return cacheURL(c, settings)
-	}
 	if errors.Is(err, fs.ErrNotExist) {
-		if url, err = cacheURL(c, queue.Settings{}); err != nil {
-			return "", err
-		}
-		err = canMake(file)
+		return queue.Settings{}, orHint(canMake(file), hintQueue)
 	}
-	return url, orHint(err, hintQueue)
+	if err != nil {
+		return queue.Settings{}, orHint(err, hintQueue)
+	}
+	q, settings, err := openQueue(c, false)
+	if err != nil {
+		return queue.Settings{}, err
+	}
+	return settings, q.Close()
 }
 
 // canMake returns an error if a file can't be made: if the nearest directory above
@@ -147,108 +192,4 @@ func cacheOptions(c *cli.Context) (bincache.Options, error) {
 		o.Mode = fs.FileMode(mode)
 	}
 	return o, nil
-}
-
-// hookProgram returns the larder-hook to lay down.
-func hookProgram(named string) (string, error) {
-	if named == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return "", fmt.Errorf("find larder-hook: %w", err)
-		}
-		named = filepath.Join(filepath.Dir(self), "larder-hook")
-	}
-	info, err := os.Stat(named)
-	if err == nil && (info.IsDir() || info.Mode()&0o111 == 0) {
-		err = fmt.Errorf("%s is not a program", named)
-	}
-	if err != nil {
-		return "", withHint(fmt.Errorf("find larder-hook: %w", err), "put it beside larder, or name it with --hook PROGRAM")
-	}
-	return named, nil
-}
-
-// hookName is what the hook's directory is called in the Nix store.
-const hookName = "larder-hook"
-
-// installHook puts the hook, and the file that names its queue, where Nix can run
-// it, and returns that place: the Nix store if there is one, since a daemon in
-// another mount namespace sees that too. What an earlier init laid down stays:
-// nix.conf may still name it, and Nix fails builds whose hook is gone.
-func installHook(ctx context.Context, dirs nixstore.Dirs, program string, q *queue.Queue) (string, error) {
-	staging, err := os.MkdirTemp("", "larder-")
-	if err != nil {
-		return "", fmt.Errorf("install hook: %w", err)
-	}
-	defer os.RemoveAll(staging)
-	dir := filepath.Join(staging, hookName)
-	if err := writeHook(dir, program, q.File()); err != nil {
-		return "", fmt.Errorf("install hook: %w", err)
-	}
-	nixStore, err := exec.LookPath("nix-store")
-	if err != nil {
-		dir := filepath.Join(filepath.Dir(q.File()), hookName)
-		if err := writeHook(dir, program, q.File()); err != nil {
-			return "", fmt.Errorf("install hook: %w", err)
-		}
-		return filepath.Join(dir, hookName), nil
-	}
-	path, err := runNix(ctx, nixStore, "--add", dir)
-	if err != nil {
-		return "", fmt.Errorf("install hook: %w", err)
-	}
-	if err := rootHook(ctx, dirs, nixStore, path, q); err != nil {
-		return "", fmt.Errorf("install hook: %w", err)
-	}
-	return filepath.Join(path, hookName), nil
-}
-
-func writeHook(dir, program, queueFile string) error {
-	text, err := os.ReadFile(program)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	if err := replaceFile(filepath.Join(dir, hookName+".queue"), []byte(queueFile+"\n"), 0o644); err != nil {
-		return err
-	}
-	return replaceFile(filepath.Join(dir, hookName), text, 0o755)
-}
-
-// replaceFile writes a file that may be in use: at any moment there is one.
-func replaceFile(name string, text []byte, mode fs.FileMode) error {
-	tmp := name + ".new"
-	if err := os.WriteFile(tmp, text, mode); err != nil {
-		return err
-	}
-	if err := os.Chmod(tmp, mode); err != nil {
-		return err
-	}
-	return os.Rename(tmp, name)
-}
-
-// rootHook keeps the hook from Nix's collector: by a root of ours if we may make
-// one, or by one that Nix makes for a link of the user's.
-func rootHook(ctx context.Context, dirs nixstore.Dirs, nixStore, path string, q *queue.Queue) error {
-	err := gcroot.AddHook(dirs.State, path)
-	if !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	link := filepath.Join(filepath.Dir(q.File()), hookName+"-"+nixstore.HashPart(path))
-	_, err = runNix(ctx, nixStore, "--realise", path, "--add-root", link, "--indirect")
-	return err
-}
-
-// runNix runs one of Nix's programs and returns the line that it printed.
-func runNix(ctx context.Context, program string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, program, args...)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("%s %s: %w: %s", filepath.Base(program), args[0], err, strings.TrimSpace(stderr.String()))
-	}
-	return strings.TrimSpace(string(out)), nil
 }

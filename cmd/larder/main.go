@@ -53,6 +53,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			drainCommand(),
 			statusCommand(),
 			retryCommand(),
+			syncCommand(),
+			explainCommand(),
 		},
 	}
 	for _, c := range app.Commands {

@@ -1,15 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/internal/nixstore"
+	"github.com/nix-larder/larder/internal/rules"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -26,12 +29,23 @@ func statusCommand() *cli.Command {
 type statusReport struct {
 	Queue       string      `json:"queue"`
 	Cache       string      `json:"cache"`
+	Mode        string      `json:"mode"` // hook-only, watch-only, or both
+	Rules       rules.Rules `json:"rules"`
 	WorkerAlive bool        `json:"worker_alive"`
 	Waiting     int64       `json:"waiting"`
 	Claimed     int64       `json:"claimed"`
 	Dead        int64       `json:"dead"`
 	NarBytes    *int64      `json:"nar_bytes"` // of the paths waiting and claimed, without their closures; null if Nix can't be asked
-	Jobs        []queue.Row `json:"jobs"`
+	Unseen      *int64      `json:"unseen"`    // registrations that nobody has looked at yet; null if nobody is to, or Nix can't be asked
+	Roots       int         `json:"roots"`     // paths kept from the garbage collector
+	WeakRoots   bool        `json:"weak_roots"`
+	Jobs        []statusJob `json:"jobs"`
+}
+
+// A statusJob is a job as status prints it.
+type statusJob struct {
+	queue.Row
+	Rooted bool `json:"rooted"`
 }
 
 func status(c *cli.Context) error {
@@ -43,7 +57,10 @@ func status(c *cli.Context) error {
 		return err
 	}
 	defer q.Close()
-	r := statusReport{Queue: q.File(), Cache: settings.Cache, Jobs: []queue.Row{}}
+	r := statusReport{Queue: q.File(), Cache: settings.Cache, Mode: cmp.Or(settings.Mode, "both"), Jobs: []statusJob{}}
+	if r.Rules, err = rules.Parse(settings.Rules); err != nil {
+		return err
+	}
 	if r.WorkerAlive, err = q.WorkerAlive(); err != nil {
 		return err
 	}
@@ -56,10 +73,8 @@ func status(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if bytes, err := narBytes(c.Context, left); err == nil {
-		r.NarBytes = &bytes
-	} else {
-		stderrLog(c).Warn("sizes are unknown", "err", err)
+	if err := r.askNix(c.Context, q, settings, left); err != nil {
+		stderrLog(c).Warn("Nix can't be asked", "err", err)
 	}
 	return printResult(c, r, r.text())
 }
@@ -67,12 +82,22 @@ func status(c *cli.Context) error {
 // addJobs adds the jobs that were asked for, and returns the paths that a worker
 // still has to do.
 func (r *statusReport) addJobs(ctx context.Context, q *queue.Queue, all bool) (left []string, err error) {
+	roots := rootsOf(q)
+	names, err := roots.List()
+	if err != nil {
+		return nil, err
+	}
+	rooted := make(map[string]bool, len(names))
+	for _, name := range names {
+		rooted[name] = true
+	}
+	r.Roots, r.WeakRoots = len(rooted), roots.Weak()
 	for job, err := range q.Rows(ctx) {
 		if err != nil {
 			return nil, err
 		}
 		if all || job.State == queue.Dead || job.Error != "" {
-			r.Jobs = append(r.Jobs, job)
+			r.Jobs = append(r.Jobs, statusJob{job, rooted[filepath.Base(job.Path)]})
 		}
 		if job.State != queue.Dead {
 			left = append(left, job.Path)
@@ -81,16 +106,32 @@ func (r *statusReport) addJobs(ctx context.Context, q *queue.Queue, all bool) (l
 	return left, nil
 }
 
-// narBytes adds up the sizes of those paths that are still in the store.
-func narBytes(ctx context.Context, paths []string) (sum int64, err error) {
-	if len(paths) == 0 {
-		return 0, nil
-	}
+// askNix adds what only Nix's database knows.
+func (r *statusReport) askNix(ctx context.Context, q *queue.Queue, s queue.Settings, left []string) error {
 	store, err := openStore()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer store.Close()
+	bytes, err := narBytes(ctx, store, left)
+	if err != nil {
+		return err
+	}
+	r.NarBytes = &bytes
+	cursor, err := q.Cursor(ctx)
+	if err != nil || cursor == nil || s.Mode == hookOnly {
+		return err
+	}
+	unseen, err := store.CountAfter(ctx, cursor.Last)
+	if err != nil {
+		return err
+	}
+	r.Unseen = &unseen
+	return nil
+}
+
+// narBytes adds up the sizes of those paths that are still in the store.
+func narBytes(ctx context.Context, store *nixstore.Store, paths []string) (sum int64, err error) {
 	for _, path := range paths {
 		info, err := store.Info(ctx, path)
 		if errors.Is(err, nixstore.ErrNotValid) {
@@ -104,6 +145,9 @@ func narBytes(ctx context.Context, paths []string) (sum int64, err error) {
 	return sum, nil
 }
 
+// weakness says what is weaker when roots are links: README.md.
+var weakness = map[bool]string{true: ", by links that nix-store makes: root has made this queue no directory for its own"}
+
 func (r *statusReport) text() string {
 	var b strings.Builder
 	worker := "not running (larder daemon, or larder drain)"
@@ -112,6 +156,10 @@ func (r *statusReport) text() string {
 	}
 	fmt.Fprintf(&b, "queue    %s\ncache    %s\nworker   %s\n", r.Queue, r.Cache, worker)
 	fmt.Fprintf(&b, "waiting  %d\nclaimed  %d\ndead     %d\n", r.Waiting, r.Claimed, r.Dead)
+	if r.Unseen != nil {
+		fmt.Fprintf(&b, "unseen   %d registrations in the store that nobody has looked at yet\n", *r.Unseen)
+	}
+	fmt.Fprintf(&b, "roots    %d paths are kept from the garbage collector%s\n", r.Roots, weakness[r.WeakRoots])
 	if r.NarBytes != nil {
 		fmt.Fprintf(&b, "to copy  %s, closures not counted\n", humanize.IBytes(uint64(*r.NarBytes)))
 	}
@@ -122,6 +170,9 @@ func (r *statusReport) text() string {
 		}
 		if job.State == queue.Waiting {
 			fmt.Fprintf(&b, ", due %s", humanize.Time(job.Due))
+		}
+		if job.Rooted {
+			b.WriteString(", kept by its root")
 		}
 		if job.Error != "" {
 			fmt.Fprintf(&b, "\n  %s", strings.ReplaceAll(job.Error, "\n", "\n  "))

@@ -49,7 +49,7 @@ func uninstall(c *cli.Context) error {
 	// calls any more, and the queue last, so that after an error there is
 	// something to call uninstall for again.
 	dirs := nixstore.DefaultDirs()
-	if err := gcroot.Open(dirs.State, q.Identity().ID).RemoveAll(); err != nil {
+	if err := rootsOf(q).RemoveAll(); err != nil {
 		return err
 	}
 	if err := removeHook(dirs, q.File()); err != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,11 +8,11 @@ import (
 	"os"
 	"time"
 
-	"github.com/nix-larder/larder/cachewriter"
 	"github.com/nix-larder/larder/internal/gcroot"
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/worker"
 	"github.com/nix-larder/larder/queue"
+	"github.com/nix-larder/larder/watcher"
 )
 
 // vanishedAfter is how long a queue that is not to be seen keeps its roots.
@@ -37,7 +36,7 @@ func workerConfig(q *queue.Queue, lock *queue.Lock, t *target, log *slog.Logger)
 
 // openRoots opens the queue's roots, and makes their directory if it may: then it
 // is there when the first hook comes.
-func openRoots(q *queue.Queue) (*gcroot.Dir, error) {
+func openRoots(q *queue.Queue) (*gcroot.Roots, error) {
 	state := nixstore.DefaultDirs().State
 	err := gcroot.Sweep(state, vanishedAfter, func(file string) bool {
 		_, err := queue.Identify(file)
@@ -47,31 +46,34 @@ func openRoots(q *queue.Queue) (*gcroot.Dir, error) {
 		return nil, err
 	}
 	id := q.Identity()
-	roots, err := gcroot.Make(state, gcroot.Owner{Queue: q.File(), ID: id.ID, UID: id.UID, GID: id.GID})
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) {
-		// Only the hook, as root, can make roots for this user.
-		return gcroot.Open(state, id.ID), nil
+	_, err = gcroot.Make(state, gcroot.Owner{Queue: q.File(), ID: id.ID, UID: id.UID, GID: id.GID})
+	if err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
-	return roots, err
+	return rootsOf(q), nil // those of a user whose hook never ran are links
 }
 
-// copyJob is a worker's Copy.
-func (t *target) copyJob(ctx context.Context, path string) ([]slog.Attr, error) {
-	r, err := t.writer.Copy(ctx, path)
-	switch {
-	case err == nil:
-		return []slog.Attr{
-			slog.Int("paths", r.Paths), slog.Int("copied", r.Copied),
-			slog.Int64("nar_bytes", r.NarBytes), slog.Int64("file_bytes", r.FileBytes),
-		}, nil
-	case errors.Is(err, cachewriter.ErrUnavailable), errors.Is(err, nixstore.ErrUnavailable):
-		return nil, fmt.Errorf("%w: %w", worker.ErrUnavailable, err)
-	case errors.Is(err, cachewriter.ErrNotInStore):
-		return nil, fmt.Errorf("%w: %w", worker.ErrGone, err)
-	case errors.Is(err, cachewriter.ErrStoreCorrupt):
-		return nil, fmt.Errorf("%w: %w", worker.ErrHopeless, err)
+// rootsOf returns the queue's roots, whether there are any or not.
+func rootsOf(q *queue.Queue) *gcroot.Roots {
+	dir := gcroot.Open(nixstore.DefaultDirs().State, q.Identity().ID)
+	return gcroot.Join(dir, gcroot.OpenLinks(q.File()+"-roots"))
+}
+
+// watcherConfig returns what all that look at Nix's registrations have in common.
+func watcherConfig(q *queue.Queue, v *view, s queue.Settings, log *slog.Logger) (watcher.Config, error) {
+	roots, err := openRoots(q)
+	if err != nil {
+		return watcher.Config{}, err
 	}
-	return nil, err
+	return watcher.Config{
+		Queue:   q,
+		Store:   v.store,
+		Roots:   roots,
+		Rules:   v.rules,
+		Present: v.present,
+		Epoch:   fmt.Sprintf("boot %s, %s, rules %s", bootID(), v.identity(), s.Rules),
+		Log:     log,
+	}, nil
 }
 
 // newLog returns the log of a worker.

@@ -27,6 +27,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 var (
@@ -53,6 +54,7 @@ type Cache struct {
 	storeDir string
 	fileMode fs.FileMode
 	info     fs.FileInfo // of nix-cache-info when the cache was opened
+	readOnly bool
 }
 
 // Options say how a cache is made. Opening one that is there does not need them.
@@ -203,16 +205,27 @@ func (c *Cache) makeDirs() error {
 // wraps [fs.ErrNotExist] if there is none, and [ErrStoreDir] if its paths are not
 // below storeDir.
 func Open(path, storeDir string) (*Cache, error) {
+	c, err := OpenReadOnly(path, storeDir)
+	if err != nil {
+		return nil, err
+	}
+	c.readOnly = false
+	if err := c.makeDirs(); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	return c, nil
+}
+
+// OpenReadOnly opens a cache that somebody else may have made, and changes nothing
+// in it. Its errors are Open's.
+func OpenReadOnly(path, storeDir string) (*Cache, error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
-	c := &Cache{root: root, path: path, storeDir: storeDir}
+	c := &Cache{root: root, path: path, storeDir: storeDir, readOnly: true}
 	if err := c.readInfo(); err != nil {
-		root.Close()
-		return nil, fmt.Errorf("open cache: %w", err)
-	}
-	if err := c.makeDirs(); err != nil {
 		root.Close()
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
@@ -264,8 +277,20 @@ func (c *Cache) Replaced() bool {
 	if err != nil || !os.SameFile(c.info, now) || !c.info.ModTime().Equal(now.ModTime()) {
 		return true
 	}
-	_, err = c.root.Stat(tmpDir) // all but that one file may have been deleted
+	// All but that one file may have been deleted.
+	need := tmpDir
+	if c.readOnly {
+		need = "nar" // it need not be one of ours
+	}
+	_, err = c.root.Stat(need)
 	return err != nil
+}
+
+// Identity names the cache that was opened: one that is deleted and made again, or
+// restored from a copy, has another. It does not change while one is used.
+func (c *Cache) Identity() string {
+	sys := c.info.Sys().(*syscall.Stat_t)
+	return fmt.Sprintf("%s %d %d", c.path, sys.Ino, c.info.ModTime().UnixNano())
 }
 
 // Close closes the cache.

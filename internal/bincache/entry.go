@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -132,4 +134,37 @@ func (c *Cache) TempNarInfo(n *NarInfo) (*Temp, error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// Named returns the store paths of all entries with a name, whatever their hash, in
+// no particular order. It reads every narinfo of the cache.
+func (c *Cache) Named(ctx context.Context, name string) ([]string, error) {
+	dir, err := c.root.Open(".")
+	if err != nil {
+		return nil, fmt.Errorf("list cache: %w", err)
+	}
+	defer dir.Close()
+	var found []string
+	for ctx.Err() == nil {
+		entries, err := dir.ReadDir(1024)
+		if errors.Is(err, io.EOF) {
+			return found, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list cache: %w", err)
+		}
+		for _, e := range entries {
+			if !strings.HasSuffix(e.Name(), ".narinfo") {
+				continue
+			}
+			n, err := c.readNarInfo(e.Name())
+			if err != nil {
+				continue // (ignored) damaged, or removed meanwhile: no help to anybody
+			}
+			if _, after, _ := strings.Cut(filepath.Base(n.StorePath), "-"); after == name {
+				found = append(found, n.StorePath)
+			}
+		}
+	}
+	return nil, ctx.Err()
 }

@@ -47,6 +47,13 @@ func collecting(stateDir string) (bool, error) {
 	return false, fmt.Errorf("look for the garbage collector: %w", err)
 }
 
+// linger is how long a connection stays open after its last word. A collector of
+// Nix 2.34 makes a thread for each, and notes it down afterwards: a thread that has
+// ended by then is noted all the same, and the next connection with the same number
+// ends the collector (std::terminate, seen on a busy machine). Nix's own programs keep
+// theirs open as long as they live.
+const linger = time.Second
+
 // tell sends one path after the other, and waits for the answer to each. (Package
 // net would double what a hook has to set up.)
 func tell(socket string, patience time.Duration, paths []string) error {
@@ -55,7 +62,7 @@ func tell(socket string, patience time.Duration, paths []string) error {
 		return err
 	}
 	f := os.NewFile(uintptr(fd), socket)
-	defer f.Close()
+	defer time.AfterFunc(linger, func() { f.Close() })
 	limit := syscall.NsecToTimeval(patience.Nanoseconds())
 	for _, option := range []int{syscall.SO_RCVTIMEO, syscall.SO_SNDTIMEO} {
 		if err := syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, option, &limit); err != nil {

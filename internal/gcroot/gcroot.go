@@ -1,13 +1,15 @@
 // Package gcroot keeps queued store paths from Nix's garbage collector.
 //
-// A root is an empty regular file named like the store path, anywhere below
-// gcroots: Nix takes that for a root since before 2.8. So a root is made with one
-// system call, without Nix, by whoever may write the directory it is in.
+// A root is a regular file named like the store path, anywhere below gcroots, with
+// whatever in it: Nix takes that for a root since before 2.8. So a root is made with
+// one system call, without Nix, by whoever may write the directory it is in. Users for
+// whom root has made no such directory have [Links].
 //
 //	/nix/var/nix/gcroots/larder/
 //	    <queue ID>/              owned by the owner of the queue
 //	        queue                names the queue: the path of its database
-//	        <hash>-<name>        a root, from before its job until after it
+//	        <hash>-<name>        a root, from before its job until after it: a hard
+//	                             link to that file
 //	    hooks/
 //	        <hash>-larder-hook   a hook that nix.conf may name
 //
@@ -55,7 +57,8 @@ func AddHook(stateDir, storePath string) error {
 
 // A Dir holds the roots of one queue.
 type Dir struct {
-	path string
+	stateDir string
+	path     string
 }
 
 // An Owner says whose queue it is.
@@ -68,7 +71,7 @@ type Owner struct {
 // Open returns the roots of a queue below Nix's state directory, such as
 // /nix/var/nix. It does not look whether they exist.
 func Open(stateDir, id string) *Dir {
-	return &Dir{path: filepath.Join(base(stateDir), id)}
+	return &Dir{stateDir: stateDir, path: filepath.Join(base(stateDir), id)}
 }
 
 // Make makes the directory if there is none, owned by the queue's owner. If it
@@ -142,6 +145,12 @@ func makeBase(dir string) error {
 	return os.Chmod(dir, 0o755)
 }
 
+// exists tells whether the queue has a directory of its own.
+func (d *Dir) exists() bool {
+	_, err := os.Lstat(d.path)
+	return err == nil
+}
+
 // Since returns when the directory was made, or now if there is none.
 func (d *Dir) Since() (time.Time, error) {
 	info, err := os.Lstat(filepath.Join(d.path, nameFile))
@@ -160,7 +169,15 @@ func (d *Dir) Since() (time.Time, error) {
 // that is running only a path is safe that Nix itself still holds, as it does
 // while a hook runs.
 func (d *Dir) Add(storePath string) error {
-	// O_EXCL does not follow what the directory's owner may have planted there.
+	// One more name for a file that is there costs a twentieth of a new file where
+	// many were deleted lately, as while builds and a worker run: ext4 steps over
+	// every inode that was in use in the last half minute.
+	err := os.Link(filepath.Join(d.path, nameFile), d.file(storePath))
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	// It has all the names that a file may have, or it can't have another one, or it
+	// is not there. O_EXCL does not follow what the directory's owner may have planted.
 	f, err := os.OpenFile(d.file(storePath), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if errors.Is(err, fs.ErrExist) {
 		return nil

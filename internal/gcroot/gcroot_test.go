@@ -209,13 +209,18 @@ func TestAddAndRemoveAreIdempotent(t *testing.T) {
 	}
 }
 
-func TestRootIsAnEmptyFileThatAllMayRead(t *testing.T) {
+func TestRootIsAFileThatAllMayRead(t *testing.T) {
 	_, d := newDir(t)
 	must(t, d.Add(path("x")))
-	info, err := os.Lstat(d.file(path("x")))
-	must(t, err)
-	if info.Mode() != 0o644 || info.Size() != 0 || info.Name() != filepath.Base(path("x")) {
-		t.Errorf("root is %v, %d bytes, %s", info.Mode(), info.Size(), info.Name())
+	must(t, os.Remove(filepath.Join(d.path, nameFile))) // as if it could have no more names
+	must(t, d.Add(path("y")))
+	wantRoots(t, d, "x", "y")
+	for _, name := range []string{"x", "y"} {
+		info, err := os.Lstat(d.file(path(name)))
+		must(t, err)
+		if info.Mode() != 0o644 || info.Name() != filepath.Base(path(name)) {
+			t.Errorf("root is %v, %s", info.Mode(), info.Name())
+		}
 	}
 }
 

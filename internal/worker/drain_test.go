@@ -23,7 +23,7 @@ func TestDrainEndsWhenNothingIsLeft(t *testing.T) {
 		return nil
 	}
 	r.add(1, 2, 3)
-	must(t, r.Roots.Add(path(4)))
+	must(t, r.Roots.Protect(t.Context(), path(4)))
 	must(t, Drain(t.Context(), r.Config))
 	for _, n := range []int{1, 3, 4} {
 		if !r.gone(n) || r.rooted(n) {
@@ -48,7 +48,7 @@ func TestDrainTakesWhatIsAddedMeanwhile(t *testing.T) {
 		switch {
 		case n == last:
 		case n%3 == 0:
-			must(t, r.Roots.Add(path(n+1))) // as a hook does that can't reach the queue
+			must(t, r.Roots.Protect(t.Context(), path(n+1))) // as a hook does that can't reach the queue
 		default:
 			r.add(n + 1)
 		}

@@ -44,9 +44,9 @@ func workWithoutInotify(args []string) error {
 	var log bytes.Buffer
 	var added, copied atomic.Bool
 	err = Run(ctx, Config{
-		Queue: q, Lock: lock, Roots: gcroot.Open(args[0], q.Identity().ID), StoreDir: storeDir,
+		Queue: q, Lock: lock, Roots: gcroot.Join(gcroot.Open(args[0], q.Identity().ID), gcroot.OpenLinks(args[0]+"/links")), StoreDir: storeDir,
 		Poll: 10 * time.Millisecond, Log: slog.New(slog.NewTextHandler(&log, nil)),
-		Copy: func(context.Context, string) ([]slog.Attr, error) {
+		Copy: func(context.Context, *queue.Job) ([]slog.Attr, error) {
 			copied.Store(true)
 			cancel()
 			return nil, nil

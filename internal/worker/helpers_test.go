@@ -55,8 +55,9 @@ func newRigAt(t *testing.T, dir string) *rig {
 	must(t, err)
 	t.Cleanup(func() { lock.Unlock() })
 	id := q.Identity()
-	roots, err := gcroot.Make(t.TempDir(), gcroot.Owner{Queue: q.File(), ID: id.ID, UID: id.UID, GID: id.GID})
+	files, err := gcroot.Make(t.TempDir(), gcroot.Owner{Queue: q.File(), ID: id.ID, UID: id.UID, GID: id.GID})
 	must(t, err)
+	roots := gcroot.Join(files, gcroot.OpenLinks(filepath.Join(dir, "links")))
 	r := &rig{t: t, copies: make(map[string]int), copy: func(context.Context, string, int) error { return nil }}
 	r.Config = Config{
 		Queue: q, Lock: lock, Roots: roots, StoreDir: storeDir, Copy: r.doCopy,
@@ -66,7 +67,8 @@ func newRigAt(t *testing.T, dir string) *rig {
 	return r
 }
 
-func (r *rig) doCopy(ctx context.Context, path string) ([]slog.Attr, error) {
+func (r *rig) doCopy(ctx context.Context, job *queue.Job) ([]slog.Attr, error) {
+	path := job.Path
 	r.mu.Lock()
 	r.copies[path]++
 	attempt := r.copies[path]
@@ -99,7 +101,7 @@ func (r *rig) logged() string {
 func (r *rig) add(ns ...int) {
 	r.t.Helper()
 	for _, n := range ns {
-		must(r.t, r.Roots.Add(path(n)))
+		must(r.t, r.Roots.Protect(r.t.Context(), path(n)))
 		hook, err := queue.OpenForHook(r.t.Context(), r.Queue.File(), 10*time.Second)
 		must(r.t, err)
 		must(r.t, hook.Add(r.t.Context(), "", path(n)))

@@ -22,7 +22,7 @@ func (w *worker) start(job *queue.Job) {
 	w.running++
 	go func() {
 		begin := time.Now()
-		attrs, err := w.Copy(w.ctx, job.Path)
+		attrs, err := w.Copy(w.ctx, job)
 		w.done <- outcome{job, attrs, time.Since(begin), err}
 	}()
 }
@@ -69,7 +69,10 @@ func (w *worker) settled(ctx context.Context, o outcome) error {
 		return w.Queue.Release(ctx, o.job, time.Now(), nil)
 	case errors.Is(o.err, ErrGone):
 		log.Warn("dropped job: its path is gone", "err", o.err)
-		return w.Queue.Done(ctx, o.job, unroot)
+		return w.Queue.Drop(ctx, o.job, unroot)
+	case errors.Is(o.err, ErrLeftOut):
+		log.Info("left out job", "reason", o.err)
+		return w.Queue.Drop(ctx, o.job, unroot)
 	case errors.Is(o.err, ErrUnavailable):
 		w.pauseFor(o.err)
 		return w.Queue.Release(ctx, o.job, w.paused, o.err)

@@ -188,8 +188,8 @@ func TestJobNeverStandsInTheWay(t *testing.T) {
 	}
 }
 
-func TestPathAddedAgainIsCopiedAgain(t *testing.T) {
-	for name, first := range map[string]error{"done": nil, "failed": errDisk, "hopeless": ErrHopeless, "gone": ErrGone} {
+func TestPathAddedAgainIsTriedAgain(t *testing.T) {
+	for name, first := range map[string]error{"failed": errDisk, "hopeless": ErrHopeless, "gone": ErrGone, "left out": ErrLeftOut} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
 			second := make(chan struct{})

@@ -60,7 +60,7 @@ func TestAddedJobIsCopiedAtOnce(t *testing.T) {
 
 func TestRootsWithoutJobsAreAdopted(t *testing.T) {
 	r := newRig(t)
-	must(t, r.Roots.Add(path(1))) // its hook could not reach the queue
+	must(t, r.Roots.Protect(t.Context(), path(1))) // its hook could not reach the queue
 	running := r.start()
 	eventually(t, "it is done", func() bool { return r.copied(1) == 1 && r.gone(1) && !r.rooted(1) })
 	_ = running.stop(t)
@@ -69,7 +69,7 @@ func TestRootsWithoutJobsAreAdopted(t *testing.T) {
 	w, stop := r.worker()
 	defer stop()
 	must(t, w.round(t.Context()))
-	must(t, r.Roots.Add(path(2)))
+	must(t, r.Roots.Protect(t.Context(), path(2)))
 	must(t, w.round(t.Context()))
 	if w.running != 0 {
 		t.Error("roots were looked through too soon")
@@ -122,7 +122,7 @@ func TestRootsTroubleStopsNoCopies(t *testing.T) {
 	must(t, os.MkdirAll(filepath.Join(state, "gcroots", "larder"), 0o755))
 	must(t, os.WriteFile(filepath.Join(state, "gcroots", "larder", "id"), nil, 0o644))
 	good := r.Roots
-	r.Roots = gcroot.Open(state, "id")
+	r.Roots = gcroot.Join(gcroot.Open(state, "id"), gcroot.OpenLinks(filepath.Join(state, "links")))
 	w := r.start()
 	eventually(t, "it is copied", func() bool { return r.copied(1) == 1 })
 	_ = w.stop(t)

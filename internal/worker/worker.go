@@ -9,6 +9,7 @@
 //	Copy returns     the job
 //	nil              is done; its root is removed
 //	ErrGone          is dropped, with its root: nobody can want it any more
+//	ErrLeftOut       is dropped, with its root: the rules do not want it
 //	ErrUnavailable   waits, and the worker pauses: the job has no fault in it
 //	ErrHopeless      is a dead letter
 //	another error    waits, each time for longer, and after its last attempt is
@@ -28,6 +29,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/nix-larder/larder/internal/bell"
 	"github.com/nix-larder/larder/internal/gcroot"
 	"github.com/nix-larder/larder/queue"
 )
@@ -36,6 +38,8 @@ import (
 var (
 	// ErrGone says that the path is no longer in the store.
 	ErrGone = errors.New("path is gone")
+	// ErrLeftOut says that the rules do not want the path.
+	ErrLeftOut = errors.New("path is left out")
 	// ErrUnavailable says that nothing can be copied now, for a reason that is not
 	// the path's: the cache is full or gone, or Nix's database can't be read.
 	ErrUnavailable = errors.New("nothing can be copied now")
@@ -54,15 +58,16 @@ type Config struct {
 	Lock *queue.Lock
 
 	// Roots are the queue's. It must not be nil.
-	Roots *gcroot.Dir
+	Roots *gcroot.Roots
 
 	// StoreDir is where store paths are, such as /nix/store. It must not be empty.
 	StoreDir string
 
-	// Copy puts the closure of a store path into the cache. It must not be nil, must
-	// be idempotent, and must return only when the result is durable: the job is
-	// deleted right after. It returns what to say of it in the log.
-	Copy func(ctx context.Context, path string) ([]slog.Attr, error)
+	// Copy puts the closure of a job's path into the cache, if the rules want it
+	// there. It must not be nil, must be idempotent, and must return only when the
+	// result is durable: the job is deleted right after. It returns what to say of it
+	// in the log.
+	Copy func(ctx context.Context, job *queue.Job) ([]slog.Attr, error)
 
 	// Jobs is how many jobs are copied at a time. Zero means 16: most of a job's
 	// time is waiting for the disk, together with others.
@@ -138,19 +143,19 @@ func run(ctx context.Context, c Config, drain bool) error {
 		c.StopTimeout = 30 * time.Second
 	}
 	// Events come before the first look, so that nothing falls between.
-	bell, closeBell := listen(c.Queue.File(), c.Log)
+	rings, closeBell := bell.Listen(c.Queue.File(), c.Log)
 	defer closeBell()
 
 	jobCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	w := &worker{Config: c, drain: drain, ctx: jobCtx, done: make(chan outcome)}
-	err := w.loop(ctx, bell)
+	err := w.loop(ctx, rings)
 	w.stop(cancel)
 	return err
 }
 
 // loop claims jobs until it has to end. It returns nil if the queue is drained.
-func (w *worker) loop(ctx context.Context, bell <-chan struct{}) error {
+func (w *worker) loop(ctx context.Context, rings <-chan struct{}) error {
 	tick := time.NewTicker(w.Poll)
 	defer tick.Stop()
 	for {
@@ -175,7 +180,7 @@ func (w *worker) loop(ctx context.Context, bell <-chan struct{}) error {
 		case o := <-w.done:
 			w.running--
 			w.settle(o)
-		case <-bell:
+		case <-rings:
 		case <-tick.C:
 		case <-due.C:
 		}
@@ -245,7 +250,7 @@ func (w *worker) adopt(ctx context.Context) (int, error) {
 // Adopt turns roots without jobs into jobs, and returns how many. Anybody may call
 // it: a job that the worker has finished meanwhile is done once more, and finds
 // everything in place.
-func Adopt(ctx context.Context, q *queue.Queue, roots *gcroot.Dir, storeDir string) (int, error) {
+func Adopt(ctx context.Context, q *queue.Queue, roots *gcroot.Roots, storeDir string) (int, error) {
 	names, err := roots.List()
 	if err != nil {
 		return 0, err

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/nix-larder/larder/internal/gcroot"
+	"github.com/nix-larder/larder/internal/nixstore"
+	"github.com/nix-larder/larder/queue"
+)
+
+// hookProgram returns the larder-hook to lay down.
+func hookProgram(named string) (string, error) {
+	if named == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return "", fmt.Errorf("find larder-hook: %w", err)
+		}
+		named = filepath.Join(filepath.Dir(self), "larder-hook")
+	}
+	info, err := os.Stat(named)
+	if err == nil && (info.IsDir() || info.Mode()&0o111 == 0) {
+		err = fmt.Errorf("%s is not a program", named)
+	}
+	if err != nil {
+		return "", withHint(fmt.Errorf("find larder-hook: %w", err), "put it beside larder, or name it with --hook PROGRAM")
+	}
+	return named, nil
+}
+
+// hookName is what the hook's directory is called in the Nix store.
+const hookName = "larder-hook"
+
+// installHook puts the hook, and the file that names its queue, where Nix can run
+// it, and returns that place: the Nix store if there is one, since a daemon in
+// another mount namespace sees that too. What an earlier init laid down stays:
+// nix.conf may still name it, and Nix fails builds whose hook is gone.
+func installHook(ctx context.Context, dirs nixstore.Dirs, program string, q *queue.Queue) (string, error) {
+	staging, err := os.MkdirTemp("", "larder-")
+	if err != nil {
+		return "", fmt.Errorf("install hook: %w", err)
+	}
+	defer os.RemoveAll(staging)
+	dir := filepath.Join(staging, hookName)
+	if err := writeHook(dir, program, q.File()); err != nil {
+		return "", fmt.Errorf("install hook: %w", err)
+	}
+	nixStore, err := exec.LookPath("nix-store")
+	if err != nil {
+		dir := filepath.Join(filepath.Dir(q.File()), hookName)
+		if err := writeHook(dir, program, q.File()); err != nil {
+			return "", fmt.Errorf("install hook: %w", err)
+		}
+		return filepath.Join(dir, hookName), nil
+	}
+	path, err := runNix(ctx, nixStore, "--add", dir)
+	if err != nil {
+		return "", fmt.Errorf("install hook: %w", err)
+	}
+	if err := rootHook(ctx, dirs, nixStore, path, q); err != nil {
+		return "", fmt.Errorf("install hook: %w", err)
+	}
+	return filepath.Join(path, hookName), nil
+}
+
+func writeHook(dir, program, queueFile string) error {
+	text, err := os.ReadFile(program)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := replaceFile(filepath.Join(dir, hookName+".queue"), []byte(queueFile+"\n"), 0o644); err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(dir, hookName), text, 0o755)
+}
+
+// replaceFile writes a file that may be in use: at any moment there is one.
+func replaceFile(name string, text []byte, mode fs.FileMode) error {
+	tmp := name + ".new"
+	if err := os.WriteFile(tmp, text, mode); err != nil {
+		return err
+	}
+	if err := os.Chmod(tmp, mode); err != nil {
+		return err
+	}
+	return os.Rename(tmp, name)
+}
+
+// rootHook keeps the hook from Nix's collector: by a root of ours if we may make
+// one, or by one that Nix makes for a link of the user's.
+func rootHook(ctx context.Context, dirs nixstore.Dirs, nixStore, path string, q *queue.Queue) error {
+	err := gcroot.AddHook(dirs.State, path)
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	link := filepath.Join(filepath.Dir(q.File()), hookName+"-"+nixstore.HashPart(path))
+	_, err = runNix(ctx, nixStore, "--realise", path, "--add-root", link, "--indirect")
+	return err
+}
+
+// runNix runs one of Nix's programs and returns the line that it printed.
+func runNix(ctx context.Context, program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, args...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w: %s", filepath.Base(program), args[0], err, strings.TrimSpace(stderr.String()))
+	}
+	return strings.TrimSpace(string(out)), nil
+}

@@ -1,0 +1,258 @@
+// Package watcher turns what enters the Nix store into jobs, however it came there:
+// built, downloaded, copied, imported, added.
+//
+// Nix's database is the truth. It numbers registrations in the order of its commits
+// and never uses a number twice, so that everything after the cursor is new, and
+// nothing else is. Events of the file system are only a reason to look, and so is
+// the clock: what happened while nothing ran is found like what happens now.
+//
+// # A look
+//
+//	registrations after the cursor, a batch at a time
+//	  ├── that the rules want, and the cache has not:  root, and job ┐ one transaction
+//	  └── all others                                                 │
+//	cursor past the batch ───────────────────────────────────────────┘
+//
+// A root is made before its job, and jobs and cursor are put down together: whoever
+// is killed in between leaves roots at most, and the next look finds the same batch.
+// Several processes may look at the same time: of those that come to the end of the
+// same batch the first wins, and the others go on behind it.
+//
+// # Doubt
+//
+// After a power failure Nix may have lost its newest commits, and a database may be
+// restored from a copy: then numbers are used again, for other paths. So the queue
+// remembers the last registrations that were looked at, and an epoch: the boot, the
+// cache and the rules that the cursor is good for. If a number means another path
+// now, if none of the remembered ones is left, or if the epoch is another one,
+// everything that came after the queue was made is looked at once more.
+package watcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/nix-larder/larder/internal/bell"
+	"github.com/nix-larder/larder/internal/gcroot"
+	"github.com/nix-larder/larder/internal/nixstore"
+	"github.com/nix-larder/larder/internal/rules"
+	"github.com/nix-larder/larder/queue"
+)
+
+// Config tells the watcher what to do.
+type Config struct {
+	// Queue is where jobs go. It must not be nil.
+	Queue *queue.Queue
+
+	// Store is what is watched. It must not be nil.
+	Store *nixstore.Store
+
+	// Roots are the queue's. It must not be nil.
+	Roots *gcroot.Roots
+
+	// Rules say what is wanted.
+	Rules rules.Rules
+
+	// Present tells whether a store path is in the cache already. It must not be nil,
+	// and may be called by several goroutines. If it does not know, the answer is no: a
+	// job too many does no harm.
+	Present func(storePath string) bool
+
+	// Epoch names what the cursor depends on: as long as it is the same, what has been
+	// looked at is in the queue, in the cache, or unwanted. It must not be empty.
+	Epoch string
+
+	// Poll is how often to look without being woken. Zero means 10 seconds.
+	Poll time.Duration
+
+	// Log must not be nil.
+	Log *slog.Logger
+}
+
+// A Result counts what a look found.
+type Result struct {
+	Registered int   // registrations looked at
+	Wanted     int   // of those: the rules want them
+	Queued     int   // of those: the cache has not
+	NarBytes   int64 // of those queued
+}
+
+func (r *Result) add(o Result) {
+	r.Registered += o.Registered
+	r.Wanted += o.Wanted
+	r.Queued += o.Queued
+	r.NarBytes += o.NarBytes
+}
+
+// How long to wait after the bell: what is registered in a hurry is looked at
+// together.
+const (
+	gather     = 20 * time.Millisecond
+	gatherWeak = 200 * time.Millisecond // where every look starts a process of Nix
+)
+
+// Run looks whenever Nix's database changes, and every Poll, until ctx ends. It
+// returns the context's error.
+func Run(ctx context.Context, c Config) error {
+	if c.Poll == 0 {
+		c.Poll = 10 * time.Second
+	}
+	// Events come before the first look, so that nothing falls between.
+	rings, closeBell := bell.Listen(c.Store.DatabaseFile(), c.Log)
+	defer closeBell()
+	tick := time.NewTicker(c.Poll)
+	defer tick.Stop()
+	said := ""
+	for {
+		// Trouble is no reason to stop: the next look begins where this one ended.
+		_, err := Look(ctx, c)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil && err.Error() != said {
+			c.Log.Warn("registrations could not be looked at, will retry", "err", err)
+		}
+		said = fmt.Sprint(err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		case <-rings:
+			wait := gather
+			if c.Roots.Weak() {
+				wait = gatherWeak
+			}
+			if err := sleep(ctx, wait); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// Begin makes what is in the store now the beginning: what is registered from now on
+// is the queue's business. It does nothing if the queue has begun before.
+func Begin(ctx context.Context, q *queue.Queue, store *nixstore.Store) error {
+	_, err := begin(ctx, q, store)
+	return err
+}
+
+// begin returns the cursor, of which there is one from now on.
+func begin(ctx context.Context, q *queue.Queue, store *nixstore.Store) (*queue.Cursor, error) {
+	c, err := q.Cursor(ctx)
+	if err != nil || c != nil {
+		return c, err
+	}
+	if c, err = beginning(ctx, store); err != nil {
+		return nil, err
+	}
+	return c, q.SetCursor(ctx, *c)
+}
+
+// BeginEmpty is Begin for a store that is not there yet.
+func BeginEmpty(ctx context.Context, q *queue.Queue) error {
+	c, err := q.Cursor(ctx)
+	if err != nil || c != nil {
+		return err
+	}
+	return q.SetCursor(ctx, queue.Cursor{})
+}
+
+// beginning returns a cursor behind all that is in the store. It has no epoch yet: the
+// first look compares, from there on.
+func beginning(ctx context.Context, store *nixstore.Store) (*queue.Cursor, error) {
+	newest, err := store.Newest(ctx, queue.Evidence/2)
+	if err != nil || len(newest) == 0 {
+		return &queue.Cursor{}, err
+	}
+	c := &queue.Cursor{Last: newest[0].ID, Start: newest[0].ID}
+	// What is old is often there for good, while all that is new may be garbage.
+	oldest, err := store.Registrations(ctx, 0, queue.Evidence/2)
+	if err != nil {
+		return nil, err
+	}
+	for _, reg := range oldest {
+		c.Seen = append(c.Seen, queue.Seen(reg.Row))
+	}
+	for _, row := range slices.Backward(newest) {
+		if row.ID > oldest[len(oldest)-1].ID {
+			c.Seen = append(c.Seen, queue.Seen(row))
+		}
+	}
+	return c, nil
+}
+
+// batch is how many registrations are looked at together: much less, and the queue's
+// transactions take the time; much more, and hooks wait for them.
+const batch = 1000
+
+// Look turns all that was registered since the last look into jobs.
+func Look(ctx context.Context, c Config) (Result, error) {
+	var total Result
+	cursor, err := c.trusted(ctx)
+	if err != nil {
+		return total, err
+	}
+	for {
+		r, err := c.advance(ctx, cursor)
+		if errors.Is(err, queue.ErrMoved) {
+			if cursor, err = c.trusted(ctx); err != nil {
+				return total, err
+			}
+			continue
+		}
+		total.add(r)
+		if err != nil || r.Registered == 0 {
+			return total, err
+		}
+	}
+}
+
+// advance looks at the next batch.
+func (c *Config) advance(ctx context.Context, cursor *queue.Cursor) (Result, error) {
+	regs, err := c.Store.Registrations(ctx, cursor.Last, batch)
+	if err != nil || len(regs) == 0 {
+		return Result{}, err
+	}
+	wanted, r := c.choose(regs)
+	if err := c.protect(ctx, wanted); err != nil {
+		return r, err
+	}
+	seen := make([]queue.Seen, len(regs))
+	for i, reg := range regs {
+		seen[i] = queue.Seen(reg.Row)
+	}
+	if err := c.Queue.Advance(ctx, cursor.Last, seen, wanted); err != nil {
+		return r, err
+	}
+	cursor.Last = seen[len(seen)-1].ID
+	if r.Queued > 0 {
+		c.Log.Info("queued registrations", "registered", r.Registered, "queued", r.Queued, "last", cursor.Last)
+	}
+	return r, nil
+}
+
+// protect makes roots. Paths that can't have one are queued all the same: most of
+// them will be in the cache before anybody collects garbage.
+func (c *Config) protect(ctx context.Context, paths []string) error {
+	err := c.Roots.Protect(ctx, paths...)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		c.Log.Warn("queued paths are not kept from the garbage collector", "paths", len(paths), "err", err)
+	}
+	return nil
+}
