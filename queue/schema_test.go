@@ -5,9 +5,11 @@ import (
 	"database/sql"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -60,6 +62,57 @@ func TestQueueOfEveryVersionIsBroughtUpToDate(t *testing.T) {
 				t.Errorf("version is %d of %#x, want %d of %#x", user, app, len(schema()), applicationID)
 			}
 		})
+	}
+}
+
+// TestOldQueueKeepsWhatIsInIt has a queue of the first release, with jobs in every
+// state.
+func TestOldQueueKeepsWhatIsInIt(t *testing.T) {
+	file := filepath.Join(publicDir(t), "queue.db")
+	_, err := identify(file)
+	must(t, err)
+	db := raw(t, file)
+	_, err = db.Exec(schema()[0] + fmt.Sprintf(`
+		insert into settings values ('cache', 'file:///cache'), ('compression', 'zstd:3');
+		insert into jobs values
+			(3, '%[2]s', '%[1]s', 'waiting', 0, 2, 1000, 9000, 'disk full'),
+			(5, '%[3]s', '',      'claimed', 1, 0, 2000, 2000, ''),
+			(8, '%[4]s', '%[1]s', 'dead',    0, 7, 3000, 3000, 'hash mismatch');
+		pragma application_id = %[5]d; pragma user_version = 1`,
+		path("x.drv"), path("failed"), path("claimed"), path("dead"), applicationID))
+	must(t, err)
+	must(t, db.Close())
+
+	q := create(t, file)
+	want := map[string]Row{
+		path("failed"): {
+			Path: path("failed"), Drv: path("x.drv"), State: Waiting, Attempts: 2,
+			Added: time.UnixMilli(1000), Due: time.UnixMilli(9000), Error: "disk full",
+		},
+		path("claimed"): {Path: path("claimed"), State: Claimed, Added: time.UnixMilli(2000), Due: time.UnixMilli(2000)},
+		path("dead"): {
+			Path: path("dead"), Drv: path("x.drv"), State: Dead, Attempts: 7,
+			Added: time.UnixMilli(3000), Due: time.UnixMilli(3000), Error: "hash mismatch",
+		},
+	}
+	if diff := cmp.Diff(want, rows(t, q)); diff != "" {
+		t.Errorf("jobs (-before +after):\n%s", diff)
+	}
+	again(t, q)
+	settings, err := q.Settings(t.Context())
+	must(t, err)
+	if diff := cmp.Diff(Settings{Cache: "file:///cache", Compression: "zstd:3"}, settings); diff != "" {
+		t.Errorf("settings (-before +after):\n%s", diff)
+	}
+	// And it works like a new one.
+	wantCursor(t, q, nil)
+	setCursor(t, q, Cursor{})
+	must(t, q.Advance(t.Context(), 0, registrations(1, 1), []string{path("new")}))
+	lock, err := q.Lock()
+	must(t, err)
+	defer lock.Unlock()
+	if diff := cmp.Diff([]string{path("claimed"), path("failed"), path("new")}, claimAll(t, q)); diff != "" {
+		t.Errorf("claims (-want +got):\n%s", diff)
 	}
 }
 

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -18,6 +19,8 @@ func TestSettingsOutliveTheProcess(t *testing.T) {
 	}
 	for _, want := range []Settings{
 		{Cache: "file:///cache?trusted=true", Compression: "zstd:3"},
+		{Cache: "file:///cache", Rules: `{"keep":["built"],"exclude":["*'s"]}`, Mode: "watch-only"},
+		{Mode: "hook-only"},
 		{Cache: "file:///o'ther"}, // what is not said is unset
 	} {
 		must(t, q.SetSettings(t.Context(), want))
@@ -53,6 +56,30 @@ func TestMissingAreThoseWithoutAJob(t *testing.T) {
 				t.Errorf("missing (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestFindTellsAllOfOneJob(t *testing.T) {
+	q := newQueue(t)
+	must(t, q.Add(t.Context(), path("x.drv"), path("dead"), path("failed"), path("claimed"), path("waiting")))
+	must(t, q.Bury(t.Context(), claim(t, q), errTest))
+	must(t, q.Fail(t.Context(), claim(t, q), time.Now().Add(time.Hour), errTest))
+	claim(t, q)
+	all := rows(t, q)
+	if len(all) != 4 {
+		t.Errorf("%d rows, want 4", len(all))
+	}
+	for path, want := range all {
+		got, err := q.Find(t.Context(), path)
+		must(t, err)
+		if diff := cmp.Diff(&want, got); diff != "" {
+			t.Errorf("job (-in the list +alone):\n%s", diff)
+		}
+	}
+	for _, path := range []string{"", path("other"), path("x.drv"), path("dead") + "x", "%"} {
+		if got, err := q.Find(t.Context(), path); got != nil || err != nil {
+			t.Errorf("job of %q is %+v, %v, want none", path, got, err)
+		}
 	}
 }
 
@@ -118,15 +145,19 @@ func TestErrorsSayWhatWasDone(t *testing.T) {
 	must(t, q.Close())
 	for want, err := range map[string]error{
 		"add to queue: ":           q.Add(t.Context(), "", path("y")),
+		"advance cursor: ":         q.Advance(t.Context(), 0, registrations(1, 1), nil),
 		"claim job: ":              second(q.Claim(t.Context())),
 		"count jobs: ":             second(q.Counts(t.Context())),
+		"find job: ":               second(q.Find(t.Context(), job.Path)),
 		"finish job: ":             q.Done(t.Context(), job, nil),
 		"look for jobs: ":          second(q.Missing(t.Context(), []string{""})),
 		"look for the next job: ":  third(q.NextDue(t.Context())),
 		"put job back: ":           q.Release(t.Context(), job, time.Now(), nil),
+		"read cursor: ":            second(q.Cursor(t.Context())),
 		"read setting ":            second(q.Settings(t.Context())),
 		"retry jobs: ":             second(q.Retry(t.Context())),
 		"return a dead worker's c": second(q.Lock()),
+		"set cursor: ":             errors.Join(q.SetCursor(t.Context(), Cursor{}), q.ForgetStart(t.Context())),
 		"write settings: ":         q.SetSettings(t.Context(), Settings{}),
 	} {
 		wantText(t, err, want)

@@ -37,10 +37,6 @@ func drain(c *cli.Context) error {
 		return err
 	}
 	defer q.Close()
-	before, err := q.Counts(c.Context)
-	if err != nil {
-		return err
-	}
 	ctx := c.Context
 	if timeout := c.Duration("timeout"); timeout > 0 {
 		var cancel context.CancelFunc
@@ -48,12 +44,15 @@ func drain(c *cli.Context) error {
 		defer cancel()
 	}
 	if settings.Mode != hookOnly {
-		err = look(ctx, c, q, settings)
+		if err := look(ctx, c, q, settings); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
 	}
-	if err == nil {
-		err = drainQueue(ctx, c, q, settings)
+	before, err := q.Counts(c.Context)
+	if err != nil {
+		return err
 	}
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	if err := drainQueue(ctx, c, q, settings); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	after, err := q.Counts(context.WithoutCancel(ctx))

@@ -65,13 +65,22 @@ func explain(c *cli.Context) error {
 	return nil
 }
 
-// maxListed is how many of many paths people are shown; machines get all.
+// maxListed is how many of many paths people are shown.
 const maxListed = 10
 
 func (e *explanation) text() string {
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "  %-10s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	lines := func(name string, all []string) {
+		for i, text := range all {
+			if i == maxListed {
+				line("", "and %d more", len(all)-i)
+				return
+			}
+			line(name, "%s", text)
+		}
 	}
 	fmt.Fprintf(&b, "%s\n  %s\n", e.Path, e.Verdict)
 	if e.Store != nil {
@@ -81,13 +90,11 @@ func (e *explanation) text() string {
 	if e.Rule != "" {
 		line("rule", "%s", e.Rule)
 	}
-	for i, cut := range e.Cut {
-		if i == maxListed {
-			line("", "and %d more", len(e.Cut)-i)
-			break
-		}
-		line("left out", "%s: %s", cut.Path, cut.Reason)
+	var cuts []string
+	for _, cut := range e.Cut {
+		cuts = append(cuts, cut.Path+": "+cut.Reason)
 	}
+	lines("left out", cuts)
 	if e.Upstream != "" {
 		line("upstream", "signed by %s", e.Upstream)
 	}
@@ -112,18 +119,15 @@ func (e *explanation) text() string {
 	if e.Damaged != "" {
 		line("entry", "%s", e.Damaged)
 	}
-	for i, ref := range e.MissingReferences {
-		if i == maxListed {
-			line("", "and %d more", len(e.MissingReferences)-i)
-			break
-		}
-		line("missing", "%s, to which the entry refers", ref)
-	}
+	lines("missing", e.MissingReferences)
 	for _, o := range e.SameName {
 		line("same name", "%s", o.Path)
 		if o.Difference != "" {
 			line("", "%s", strings.ReplaceAll(o.Difference, "\n", "\n"+strings.Repeat(" ", 13)))
 		}
+	}
+	if e.SameNameMore > 0 {
+		line("", "and %d more", e.SameNameMore)
 	}
 	return b.String()
 }

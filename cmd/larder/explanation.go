@@ -39,7 +39,8 @@ type explanation struct {
 	MissingReferences []string    `json:"missing_references,omitempty"` // of the entry, themselves not in the cache
 	Missing           []string    `json:"missing,omitempty"`            // of its closure in the store
 
-	SameName []other `json:"same_name,omitempty"` // entries, if it has none
+	SameName     []other `json:"same_name,omitempty"`      // some entries, if it has none
+	SameNameMore int     `json:"same_name_more,omitempty"` // how many there are besides those
 }
 
 // storeFacts are what Nix's database says.
@@ -183,7 +184,11 @@ func (e *explanation) lookForName(ctx context.Context, v *view) error {
 	if e.Store != nil && e.Store.Deriver != "" {
 		drvs = append(drvs, e.Store.Deriver)
 	}
-	for _, path := range paths {
+	for i, path := range paths {
+		if len(e.SameName) == maxListed {
+			e.SameNameMore = len(paths) - i
+			break
+		}
 		if path == e.Path {
 			continue // its damaged entry
 		}

@@ -166,7 +166,7 @@ func heap() uint64 {
 
 // TestLongChainTakesLittleMemory asserts what cachewriter promises of it.
 func TestLongChainTakesLittleMemory(t *testing.T) {
-	const count = 100_000
+	const count = 50_000
 	s, top := bigStore(t, count)
 	before := heap()
 	begin := time.Now()

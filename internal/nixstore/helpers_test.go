@@ -2,6 +2,7 @@ package nixstore
 
 import (
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -50,3 +51,5 @@ func must(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
+
+func sortedStrings(list []string) []string { return slices.Sorted(slices.Values(list)) }

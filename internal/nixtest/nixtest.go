@@ -21,23 +21,23 @@ type Store struct {
 	env []string
 }
 
-// New returns an empty store. Without Nix it skips the test, or fails it if
-// LARDER_REQUIRE_NIX is 1.
-func New(t testing.TB) *Store {
+// New returns an empty store, with the given lines in its nix.conf. Without Nix it
+// skips the test, or fails it if LARDER_REQUIRE_NIX is 1.
+func New(t testing.TB, conf ...string) *Store {
 	t.Helper()
 	Require(t)
 	dir := t.TempDir()
 	s := &Store{Dir: filepath.Join(dir, "store"), State: filepath.Join(dir, "state")}
-	conf := filepath.Join(dir, "conf")
-	must(t, os.Mkdir(conf, 0o755))
-	must(t, os.WriteFile(filepath.Join(conf, "nix.conf"), []byte(`
+	confDir := filepath.Join(dir, "conf")
+	must(t, os.Mkdir(confDir, 0o755))
+	must(t, os.WriteFile(filepath.Join(confDir, "nix.conf"), []byte(`
 		sandbox = false
 		build-users-group =
 		substituters =
 		experimental-features = nix-command
-	`), 0o644))
+		`+strings.Join(conf, "\n")+"\n"), 0o644))
 	s.env = append(os.Environ(),
-		"NIX_STORE_DIR="+s.Dir, "NIX_STATE_DIR="+s.State, "NIX_LOG_DIR="+filepath.Join(dir, "log"), "NIX_CONF_DIR="+conf,
+		"NIX_STORE_DIR="+s.Dir, "NIX_STATE_DIR="+s.State, "NIX_LOG_DIR="+filepath.Join(dir, "log"), "NIX_CONF_DIR="+confDir,
 		"NIX_REMOTE=", "NIX_CONFIG=", "NIX_PATH=", "NIX_USER_CONF_FILES=", "HOME="+dir, "XDG_CACHE_HOME="+dir,
 		"XDG_CONFIG_HOME="+dir, "TMPDIR="+dir)
 	// Nix takes away the right to write from all that it adds.

@@ -33,6 +33,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strings"
@@ -94,17 +95,21 @@ func Parse(text string) (Rules, error) {
 	if text == "" {
 		return Default(), nil
 	}
-	var r Rules
+	var r *Rules
 	d := json.NewDecoder(strings.NewReader(text))
 	d.DisallowUnknownFields() // a rule of a newer release can't be followed
 	if err := d.Decode(&r); err != nil {
-		return r, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return Rules{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	return r, r.Check()
+	if _, err := d.Token(); err != io.EOF || r == nil {
+		return Rules{}, fmt.Errorf("%w: want one JSON object", ErrInvalid)
+	}
+	return *r, r.Check()
 }
 
 // Format writes rules as JSON: equal rules are equal texts.
 func (r Rules) Format() string {
+	r.Keep = append([]Class{}, r.Keep...) // never null
 	text, err := json.Marshal(r)
 	if err != nil {
 		panic(err) // strings and numbers
@@ -120,8 +125,8 @@ func (r Rules) Check() error {
 		}
 	}
 	for _, glob := range r.Exclude {
-		if _, err := path.Match(glob, ""); err != nil || glob == "" {
-			return fmt.Errorf("%w: %q is not a glob", ErrInvalid, glob)
+		if _, err := match(glob, ""); err != nil || glob == "" || strings.Contains(glob, "/") {
+			return fmt.Errorf("%w: %q is not a glob for names", ErrInvalid, glob)
 		}
 	}
 	for _, key := range r.SkipSignedBy {
@@ -168,7 +173,7 @@ func (r Rules) Unwanted(reg nixstore.Registration, hooked bool) string {
 func (r Rules) Cut(storePath string, narSize int64) string {
 	name := nixstore.Name(storePath)
 	for _, glob := range r.Exclude {
-		if ok, _ := path.Match(glob, name); ok { // Check has seen to the error
+		if ok, _ := match(glob, name); ok { // Check has seen to the error
 			return fmt.Sprintf("its name matches %q, which is excluded", glob)
 		}
 	}
@@ -176,6 +181,12 @@ func (r Rules) Cut(storePath string, narSize int64) string {
 		return fmt.Sprintf("its NAR has %s, more than the %s that are let in", size(narSize), size(r.MaxNarSize))
 	}
 	return ""
+}
+
+// match tells whether a glob is for a name. What a shell writes as [!…], package path
+// writes as [^…]; no name has a ! that could be meant.
+func match(glob, name string) (bool, error) {
+	return path.Match(strings.ReplaceAll(glob, "[!", "[^"), name)
 }
 
 // Upstream returns the key in whose upstream a path with these signatures is, or "".
