@@ -37,6 +37,7 @@ type call struct {
 	result      Result
 	errs        []error // of paths
 	leftOut     error   // why the first path that must stay out does
+	incomplete  bool    // something that was asked for can't be copied
 	unavailable error   // of the cache
 }
 
@@ -225,6 +226,7 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 	}
 	if l.err != nil {
 		c.fail(l.err)
+		c.incomplete = c.incomplete || node.Asked
 		return false
 	}
 	if l.elsewhere {
@@ -241,6 +243,7 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 		ref, ok := w.open[id]
 		if !ok {
 			c.fail(errReference)
+			c.incomplete = c.incomplete || node.Asked
 			return false
 		}
 		waitsFor = append(waitsFor, ref)
@@ -306,7 +309,10 @@ func (w *Writer) wait(ctx context.Context, c *call) error {
 		if err := errors.Join(append(c.errs, c.unavailable)...); err != nil {
 			return err
 		}
-		return c.leftOut
+		if c.incomplete {
+			return c.leftOut
+		}
+		return nil // what was left out only others need, who have it from elsewhere
 	case <-ctx.Done():
 		w.detach(c)
 		return ctx.Err()

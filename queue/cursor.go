@@ -13,6 +13,8 @@ import (
 var (
 	//go:embed sql/advance.sql
 	advanceSQL string
+	//go:embed sql/lift.sql
+	liftSQL string
 	//go:embed sql/see.sql
 	seeSQL string
 	//go:embed sql/cursor.sql
@@ -86,23 +88,45 @@ func (q *Queue) cursor(ctx context.Context) (*Cursor, error) {
 	return c, rows.Err()
 }
 
-// SetCursor puts the cursor somewhere, wherever it was.
-func (q *Queue) SetCursor(ctx context.Context, c Cursor) error {
+// SetCursor puts the cursor where from was to where to is. A queue that has none has
+// nil. It returns [ErrMoved] if the cursor is no longer at from.
+func (q *Queue) SetCursor(ctx context.Context, from *Cursor, to Cursor) error {
 	err := q.transaction(ctx, func(tx *sql.Tx) error {
+		if err := lift(ctx, tx, from); err != nil {
+			return err
+		}
 		if _, err := tx.ExecContext(ctx, "delete from seen"); err != nil {
 			return err
 		}
 		_, err := tx.ExecContext(ctx, beginSQL,
-			sql.Named("last", c.Last), sql.Named("start", c.Start), sql.Named("epoch", c.Epoch))
+			sql.Named("last", to.Last), sql.Named("start", to.Start), sql.Named("epoch", to.Epoch))
 		if err != nil {
 			return err
 		}
-		return see(ctx, tx, c.Seen)
+		return see(ctx, tx, to.Seen)
 	})
 	if err != nil {
 		return fmt.Errorf("set cursor: %w", explain(err))
 	}
 	return nil
+}
+
+// lift takes the cursor away from where it is expected to be.
+func lift(ctx context.Context, tx *sql.Tx, from *Cursor) error {
+	var n int64
+	if from == nil {
+		err := tx.QueryRowContext(ctx, "select count(*) from cursor").Scan(&n)
+		if err == nil && n > 0 {
+			err = ErrMoved
+		}
+		return err
+	}
+	err := count(&n)(tx.ExecContext(ctx, liftSQL,
+		sql.Named("last", from.Last), sql.Named("start", from.Start), sql.Named("epoch", from.Epoch)))
+	if err == nil && n == 0 {
+		err = ErrMoved
+	}
+	return err
 }
 
 // ForgetStart makes all that Nix has registered the queue's business.

@@ -30,7 +30,9 @@ func pathsOf(seen []Seen) (paths []string) {
 
 func setCursor(t *testing.T, q *Queue, c Cursor) {
 	t.Helper()
-	must(t, q.SetCursor(t.Context(), c))
+	from, err := q.Cursor(t.Context())
+	must(t, err)
+	must(t, q.SetCursor(t.Context(), from, c))
 }
 
 func wantCursor(t *testing.T, q *Queue, want *Cursor) {
@@ -138,8 +140,27 @@ func TestSetCursorIsAllOrNothing(t *testing.T) {
 	was := Cursor{Last: 4, Start: 4, Epoch: "e", Seen: registrations(1, 4)}
 	setCursor(t, q, was)
 	trigger(t, q, "seen")
-	wantText(t, q.SetCursor(t.Context(), Cursor{Last: 9, Seen: registrations(5, 9)}), "set cursor: ")
+	wantText(t, q.SetCursor(t.Context(), &was, Cursor{Last: 9, Seen: registrations(5, 9)}), "set cursor: ")
 	wantCursor(t, q, &was)
+}
+
+func TestCursorIsPutElsewhereOnlyByThoseWhoKnowWhereItIs(t *testing.T) {
+	q := newQueue(t)
+	was := Cursor{Last: 4, Start: 3, Epoch: "e", Seen: registrations(1, 4)}
+	wantIs(t, q.SetCursor(t.Context(), &was, was), ErrMoved)
+	wantCursor(t, q, nil)
+	must(t, q.SetCursor(t.Context(), nil, was))
+	for name, from := range map[string]*Cursor{
+		"none":          nil,
+		"another place": {Last: 5, Start: 3, Epoch: "e"},
+		"another start": {Last: 4, Start: 0, Epoch: "e"},
+		"another epoch": {Last: 4, Start: 3, Epoch: "f"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wantIs(t, q.SetCursor(t.Context(), from, Cursor{Last: 9}), ErrMoved)
+			wantCursor(t, q, &was)
+		})
+	}
 }
 
 func TestWhoeverComesSecondHasToLookAgain(t *testing.T) {

@@ -157,7 +157,7 @@ func TestErrorsSayWhatWasDone(t *testing.T) {
 		"read setting ":            second(q.Settings(t.Context())),
 		"retry jobs: ":             second(q.Retry(t.Context())),
 		"return a dead worker's c": second(q.Lock()),
-		"set cursor: ":             errors.Join(q.SetCursor(t.Context(), Cursor{}), q.ForgetStart(t.Context())),
+		"set cursor: ":             errors.Join(q.SetCursor(t.Context(), nil, Cursor{}), q.ForgetStart(t.Context())),
 		"write settings: ":         q.SetSettings(t.Context(), Settings{}),
 	} {
 		wantText(t, err, want)

@@ -7,48 +7,75 @@ import (
 )
 
 // trusted returns the cursor. If there is doubt whether it means anything, it is put
-// back to the start first.
+// back first. The error wraps [queue.ErrMoved] if somebody else has moved it.
 func (c *Config) trusted(ctx context.Context) (*queue.Cursor, error) {
 	cursor, err := begin(ctx, c.Queue, c.Store)
 	if err != nil {
 		return nil, err
 	}
-	ids := make([]int64, len(cursor.Seen))
-	for i, s := range cursor.Seen {
-		ids[i] = s.ID
-	}
-	rows, err := c.Store.Rows(ctx, ids)
+	left, err := c.left(ctx, cursor.Seen)
 	if err != nil {
 		return nil, err
 	}
-	left := make([]queue.Seen, len(rows))
-	for i, row := range rows {
-		left[i] = queue.Seen(row)
+	last, err := c.Store.Last(ctx)
+	if err != nil {
+		return nil, err
 	}
-	doubt := c.doubt(cursor, left)
+	restored := last < cursor.Last || contradicts(cursor.Seen, left)
+	doubt := c.doubt(cursor, left, restored)
 	if doubt == "" {
 		return cursor, nil
 	}
 	c.Log.Info("comparing store and cache", "reason", doubt)
-	back := queue.Cursor{Epoch: c.Epoch}
-	if len(left) > 0 && !contradicts(cursor.Seen, left) {
-		// Numbers still mean what they did: what was there before the queue still is
-		// none of its business.
-		back.Last, back.Start = cursor.Start, cursor.Start
-		for _, s := range left {
-			if s.ID <= cursor.Start {
-				back.Seen = append(back.Seen, s)
-			}
+	back := queue.Cursor{Start: cursor.Start, Epoch: c.Epoch, Seen: left}
+	switch {
+	case len(left) == 0:
+		back.Start = 0 // nobody knows what was there before the queue
+	case restored:
+		back.Start = certain(cursor.Seen, left, cursor.Start)
+	}
+	back.Last = back.Start
+	return &back, c.Queue.SetCursor(ctx, cursor, back)
+}
+
+// certain returns the highest number up to start that is certainly not used again:
+// rows that are remembered are as they were, up to that one.
+func certain(seen, left []queue.Seen, start int64) (id int64) {
+	is := make(map[int64]string, len(left))
+	for _, s := range left {
+		is[s.ID] = s.Path
+	}
+	for _, s := range seen {
+		path, there := is[s.ID]
+		if s.ID > start || there && path != s.Path {
+			break
+		}
+		if there {
+			id = s.ID
 		}
 	}
-	return &back, c.Queue.SetCursor(ctx, back)
+	return id
+}
+
+// left returns those of the remembered rows that there are now, be it for other paths.
+func (c *Config) left(ctx context.Context, seen []queue.Seen) ([]queue.Seen, error) {
+	ids := make([]int64, len(seen))
+	for i, s := range seen {
+		ids[i] = s.ID
+	}
+	rows, err := c.Store.Rows(ctx, ids)
+	left := make([]queue.Seen, len(rows))
+	for i, row := range rows {
+		left[i] = queue.Seen(row)
+	}
+	return left, err
 }
 
 // doubt returns why the cursor is not to be trusted, or "". left are those of the
 // rows that the cursor remembers that there are now.
-func (c *Config) doubt(cursor *queue.Cursor, left []queue.Seen) string {
+func (c *Config) doubt(cursor *queue.Cursor, left []queue.Seen, restored bool) string {
 	switch {
-	case contradicts(cursor.Seen, left):
+	case restored:
 		return "Nix's database was restored, or lost changes"
 	case cursor.Epoch == "":
 		return "first look"

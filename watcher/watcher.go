@@ -16,7 +16,8 @@
 // A root is made before its job, and jobs and cursor are put down together: whoever
 // is killed in between leaves roots at most, and the next look finds the same batch.
 // Several processes may look at the same time: of those that come to the end of the
-// same batch the first wins, and the others go on behind it.
+// same batch the first wins, and the others go on behind it. Roots that they made in
+// vain are turned into jobs, and go with those.
 //
 // # Doubt
 //
@@ -24,8 +25,9 @@
 // restored from a copy: then numbers are used again, for other paths. So the queue
 // remembers the last registrations that were looked at, and an epoch: the boot, the
 // cache and the rules that the cursor is good for. If a number means another path
-// now, if none of the remembered ones is left, or if the epoch is another one,
-// everything that came after the queue was made is looked at once more.
+// now, if the highest number is less than it was, if none of the remembered ones is
+// left, or if the epoch is another one, everything that came after the queue was made
+// is looked at once more, and as much of what was there before as may have come since.
 package watcher
 
 import (
@@ -158,16 +160,20 @@ func begin(ctx context.Context, q *queue.Queue, store *nixstore.Store) (*queue.C
 	if c, err = beginning(ctx, store); err != nil {
 		return nil, err
 	}
-	return c, q.SetCursor(ctx, *c)
+	err = q.SetCursor(ctx, nil, *c)
+	if errors.Is(err, queue.ErrMoved) {
+		return q.Cursor(ctx) // somebody else was faster
+	}
+	return c, err
 }
 
 // BeginEmpty is Begin for a store that is not there yet.
 func BeginEmpty(ctx context.Context, q *queue.Queue) error {
-	c, err := q.Cursor(ctx)
-	if err != nil || c != nil {
-		return err
+	err := q.SetCursor(ctx, nil, queue.Cursor{})
+	if errors.Is(err, queue.ErrMoved) {
+		return nil
 	}
-	return q.SetCursor(ctx, queue.Cursor{})
+	return err
 }
 
 // beginning returns a cursor behind all that is in the store. It has no epoch yet: the
@@ -187,7 +193,7 @@ func beginning(ctx context.Context, store *nixstore.Store) (*queue.Cursor, error
 		c.Seen = append(c.Seen, queue.Seen(reg.Row))
 	}
 	for _, row := range slices.Backward(newest) {
-		if row.ID > oldest[len(oldest)-1].ID {
+		if len(oldest) == 0 || row.ID > oldest[len(oldest)-1].ID {
 			c.Seen = append(c.Seen, queue.Seen(row))
 		}
 	}
@@ -201,22 +207,28 @@ const batch = 1000
 // Look turns all that was registered since the last look into jobs.
 func Look(ctx context.Context, c Config) (Result, error) {
 	var total Result
+	for {
+		r, err := c.lookFrom(ctx)
+		total.add(r)
+		if !errors.Is(err, queue.ErrMoved) {
+			return total, err
+		}
+	}
+}
+
+// lookFrom looks at everything after the cursor, as long as nobody else moves it.
+func (c *Config) lookFrom(ctx context.Context) (Result, error) {
+	var total Result
 	cursor, err := c.trusted(ctx)
 	if err != nil {
 		return total, err
 	}
 	for {
 		r, err := c.advance(ctx, cursor)
-		if errors.Is(err, queue.ErrMoved) {
-			if cursor, err = c.trusted(ctx); err != nil {
-				return total, err
-			}
-			continue
-		}
-		total.add(r)
 		if err != nil || r.Registered == 0 {
 			return total, err
 		}
+		total.add(r)
 	}
 }
 

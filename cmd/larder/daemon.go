@@ -74,6 +74,7 @@ type daemonRun struct {
 	hurry    <-chan struct{}
 	log      *slog.Logger
 	ready    bool
+	watched  watcher.Config // what the last watcher was told, if there was one
 }
 
 // run works until ctx ends. Should the cache's directory be taken away, it waits
@@ -88,6 +89,9 @@ func (d *daemonRun) run(ctx context.Context) error {
 				return err
 			}
 			d.log.Error("cache is unavailable", "err", err)
+			if err := d.lookWithout(ctx); err != nil {
+				d.log.Warn("registrations could not be looked at, will retry", "err", err)
+			}
 			d.wait(ctx)
 			continue
 		}
@@ -101,6 +105,24 @@ func (d *daemonRun) run(ctx context.Context) error {
 		} // (ignored) with those we have it goes on
 	}
 	return nil
+}
+
+// lookWithout queues what comes while there is no cache, so that it is kept from the
+// garbage collector.
+func (d *daemonRun) lookWithout(ctx context.Context) error {
+	if d.watched.Queue == nil {
+		return nil // nobody is to look
+	}
+	store, err := openStore()
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	cfg := d.watched
+	cfg.Store = store
+	cfg.Present = func(string) bool { return false }
+	_, err = watcher.Look(ctx, cfg)
+	return err
 }
 
 // runWith works until ctx ends, or the cache or the settings are others.
@@ -161,12 +183,14 @@ func (d *daemonRun) alive(ctx context.Context, t *target, end func()) func() {
 
 // watching returns the watcher, if there is to be one.
 func (d *daemonRun) watching(t *target) (func(context.Context) error, error) {
+	d.watched = watcher.Config{}
 	mode, err := modeOf(d.cli, d.settings)
 	if err != nil || mode == hookOnly {
 		return func(context.Context) error { return nil }, err
 	}
 	cfg, err := watcherConfig(d.queue, t.view, d.settings, d.log)
 	cfg.Poll = d.poll()
+	d.watched = cfg
 	return func(ctx context.Context) error { return watcher.Run(ctx, cfg) }, err
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/nix-larder/larder/cachewriter"
 	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/rules"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -46,6 +47,7 @@ func hintFor(err error) string {
 		{queue.ErrTooNew, "a newer larder made this queue: install that one, or use another queue with --queue FILE"},
 		{queue.ErrNotQueue, hintQueue},
 		{queue.ErrCorrupt, "move the file away and run larder init again: paths that still have roots are queued anew"},
+		{rules.ErrInvalid, "larder init with other flags sets them anew; a newer larder may have written them"},
 		{queue.ErrRemote, "choose a file on a local disk with --queue FILE"},
 		{queue.ErrLocked, "larder status shows what it does; stop it first, or let it work"},
 		{bincache.ErrNotCache, "choose an empty directory, one that is not there yet, or a binary cache"},

@@ -34,17 +34,18 @@ func main() {
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	app := &cli.App{
-		Name:                   "larder",
-		Usage:                  "keep what Nix builds in a binary cache directory, by itself",
-		Version:                version,
-		HideHelpCommand:        true,
-		UseShortOptionHandling: true,
-		Reader:                 stdin,
-		Writer:                 stdout,
-		ErrWriter:              stderr,
-		ExitErrHandler:         func(*cli.Context, error) {}, // main decides
-		OnUsageError:           onUsageError,
-		Action:                 noCommand,
+		Name:                      "larder",
+		Usage:                     "keep what Nix builds in a binary cache directory, by itself",
+		Version:                   version,
+		HideHelpCommand:           true,
+		UseShortOptionHandling:    true,
+		DisableSliceFlagSeparator: true,
+		Reader:                    stdin,
+		Writer:                    stdout,
+		ErrWriter:                 stderr,
+		ExitErrHandler:            func(*cli.Context, error) {}, // main decides
+		OnUsageError:              onUsageError,
+		Action:                    noCommand,
 		Commands: []*cli.Command{
 			initCommand(),
 			uninstallCommand(),

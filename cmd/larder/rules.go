@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
@@ -28,6 +29,9 @@ func ruleFlags() []cli.Flag {
 // rulesOf returns the rules of a queue's settings, changed by the command line.
 func rulesOf(c *cli.Context, s queue.Settings, storeDir string) (rules.Rules, error) {
 	r, err := rules.Parse(s.Rules)
+	if err != nil && slices.ContainsFunc(ruleFlags(), func(f cli.Flag) bool { return c.IsSet(f.Names()[0]) }) {
+		r, err = rules.Default(), nil // all of them are set anew
+	}
 	if err != nil {
 		return r, err
 	}
@@ -65,7 +69,11 @@ func rulesOf(c *cli.Context, s queue.Settings, storeDir string) (rules.Rules, er
 
 // list returns a flag's values: the empty one stands for none.
 func list(c *cli.Context, name string) []string {
-	values := slices.DeleteFunc(c.StringSlice(name), func(value string) bool { return value == "" })
+	given := c.StringSlice(name)
+	if name != "base" { // whose name may have commas
+		given = strings.Split(strings.Join(given, ","), ",")
+	}
+	values := slices.DeleteFunc(given, func(value string) bool { return value == "" })
 	slices.Sort(values)
 	return slices.Compact(values)
 }

@@ -43,37 +43,65 @@ func (l *Links) Protect(ctx context.Context, paths ...string) error {
 	if err != nil {
 		return fmt.Errorf("make roots: %w", err)
 	}
-	for some := range slices.Chunk(paths, batch) {
-		if err := l.add(ctx, nixStore, some); err != nil {
-			return fmt.Errorf("make roots: %w", err)
+	var drvs, others []string
+	for _, path := range paths {
+		if strings.HasSuffix(path, ".drv") {
+			drvs = append(drvs, path)
+		} else {
+			others = append(others, path)
 		}
+	}
+	for some := range slices.Chunk(others, batch) {
+		err = errors.Join(err, l.add(ctx, nixStore, some, realise))
+	}
+	for some := range slices.Chunk(drvs, batch) {
+		err = errors.Join(err, l.add(ctx, nixStore, some, instantiate))
+	}
+	if err != nil {
+		return fmt.Errorf("make roots: %w", err)
 	}
 	return nil
 }
 
-func (l *Links) add(ctx context.Context, nixStore string, paths []string) error {
-	// Nix names the links NAME, NAME-2, NAME-3, …
-	name := strconv.FormatInt(time.Now().UnixNano(), 36) + "." + strconv.Itoa(os.Getpid())
-	realise := append([]string{
-		"--realise", "--add-root", filepath.Join(l.dir, name), "--indirect", "--option", "substitute", "false", "--max-jobs", "0",
+// A rooter returns a command that makes roots for paths. Nix names the links NAME,
+// NAME-2, NAME-3, …
+type rooter func(nixStore, name string, paths []string) []string
+
+// realise is for all but derivations: of those it would build the outputs, and make
+// roots for these.
+func realise(nixStore, name string, paths []string) []string {
+	return append([]string{
+		nixStore, "--realise", "--add-root", name, "--indirect", "--option", "substitute", "false", "--max-jobs", "0",
 	}, paths...)
-	_, err := run(ctx, nixStore, realise...)
-	if err != nil {
-		// One that is gone keeps Nix from making any root.
-		invalid, checkErr := run(ctx, nixStore, append([]string{"--check-validity", "--print-invalid"}, paths...)...)
-		valid := slices.DeleteFunc(slices.Clone(paths), func(path string) bool { return slices.Contains(invalid, path) })
-		if checkErr != nil || len(valid) == len(paths) {
-			return err
-		}
-		if len(valid) == 0 {
-			return nil
-		}
-		return l.add(ctx, nixStore, valid)
+}
+
+// instantiate has derivations evaluated, as which their paths do.
+func instantiate(nixStore, name string, paths []string) []string {
+	return []string{
+		filepath.Join(filepath.Dir(nixStore), "nix-instantiate"), "--add-root", name, "--indirect", "--expr",
+		`map (drvPath: { type = "derivation"; name = "x"; outputName = "out"; inherit drvPath; }) [ "` + strings.Join(paths, `" "`) + `" ]`,
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.links = nil // to be read again
-	return nil
+}
+
+func (l *Links) add(ctx context.Context, nixStore string, paths []string, command rooter) error {
+	name := strconv.FormatInt(time.Now().UnixNano(), 36) + "." + strconv.Itoa(os.Getpid())
+	_, err := run(ctx, command(nixStore, filepath.Join(l.dir, name), paths))
+	if err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.links = nil // to be read again
+		return nil
+	}
+	// One that is gone keeps Nix from making any root.
+	invalid, checkErr := run(ctx, append([]string{nixStore, "--check-validity", "--print-invalid"}, paths...))
+	valid := slices.DeleteFunc(slices.Clone(paths), func(path string) bool { return slices.Contains(invalid, path) })
+	if checkErr != nil || len(valid) == len(paths) {
+		return err
+	}
+	if len(valid) == 0 {
+		return nil
+	}
+	return l.add(ctx, nixStore, valid, command)
 }
 
 // Remove removes the roots of a store path. To have none is success. One that
@@ -81,12 +109,12 @@ func (l *Links) add(ctx context.Context, nixStore string, paths []string) error 
 func (l *Links) Remove(storePath string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.links == nil {
+	base := filepath.Base(storePath)
+	if len(l.links[base]) == 0 { // it may be new
 		if err := l.read(); err != nil {
 			return err
 		}
 	}
-	base := filepath.Base(storePath)
 	for _, name := range l.links[base] {
 		if err := os.Remove(filepath.Join(l.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove root: %w", err)
@@ -153,14 +181,14 @@ func program() (string, error) {
 	return "", err
 }
 
-// run runs a program and returns the lines that it printed.
-func run(ctx context.Context, program string, args ...string) ([]string, error) {
-	cmd := exec.CommandContext(ctx, program, args...)
+// run runs a command and returns the lines that it printed.
+func run(ctx context.Context, command []string) ([]string, error) {
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w: %s", filepath.Base(program), args[0], err, strings.TrimSpace(stderr.String()))
+		return nil, fmt.Errorf("%s %s: %w: %s", filepath.Base(command[0]), command[1], err, strings.TrimSpace(stderr.String()))
 	}
 	return strings.Fields(string(out)), nil
 }

@@ -13,8 +13,9 @@ var edgesSQL string
 // A Node is a store path of a [Graph]. It holds no text, so that a closure of
 // 100,000 paths stays small; NodeInfo tells the rest.
 type Node struct {
-	ID   int64   // the path's row in Nix's database
-	Refs []int32 // where in the graph its references are, itself excepted
+	ID    int64   // the path's row in Nix's database
+	Refs  []int32 // where in the graph its references are, itself excepted
+	Asked bool    // it is one of those whose closure this is
 }
 
 // A Graph is a set of store paths in an order in which every path comes after
@@ -35,6 +36,9 @@ func (s *Store) Closure(ctx context.Context, paths []string, skip func(id int64)
 			}
 			if err := w.from(ctx, tx, id); err != nil {
 				return fmt.Errorf("read closure of %s: %w", path, err)
+			}
+			if i, ok := w.index[id]; ok {
+				w.graph[i].Asked = true
 			}
 		}
 		return nil

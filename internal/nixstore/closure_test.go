@@ -68,7 +68,13 @@ func TestClosureIsWhatNixSays(t *testing.T) {
 		if len(roots) > 0 {
 			want = nix.Lines(t, "nix-store", append([]string{"-qR"}, roots...)...)
 		}
-		checkGraph(t, s, g, want)
+		rows := checkGraph(t, s, g, want)
+		for path, row := range rows {
+			i := slices.IndexFunc(g, func(n Node) bool { return n.ID == row })
+			if want := slices.Contains(roots, path); g[i].Asked != want {
+				t.Errorf("%s was asked for: %v, want %v", path, g[i].Asked, want)
+			}
+		}
 	}
 }
 

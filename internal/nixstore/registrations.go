@@ -19,6 +19,8 @@ var (
 	countAfterSQL string
 	//go:embed sql/derivers.sql
 	deriversSQL string
+	//go:embed sql/last.sql
+	lastSQL string
 	//go:embed sql/newest.sql
 	newestSQL string
 	//go:embed sql/paths.sql
@@ -96,6 +98,22 @@ func scanRegistration(row interface{ Scan(...any) error }) (Registration, error)
 	r.Deriver, r.NarSize, r.Ultimate = deriver.String, size.Int64, ultimate.Int64 == 1
 	r.Sigs, r.CA = strings.Fields(sigs.String), ca.String
 	return r, err
+}
+
+// Last returns the highest number that a row was ever given, or 0. Deletions do not
+// change it: it becomes less only with another database.
+func (s *Store) Last(ctx context.Context) (id int64, err error) {
+	err = s.db.read(ctx, func(tx *sql.Tx) error {
+		err := tx.QueryRowContext(ctx, lastSQL).Scan(&id)
+		if errors.Is(err, sql.ErrNoRows) {
+			id, err = 0, nil
+		}
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read last registration: %w", err)
+	}
+	return id, nil
 }
 
 // Newest returns the newest limit rows, newest first.

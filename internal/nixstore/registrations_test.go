@@ -272,3 +272,24 @@ func TestLargeStoreIsReadByItsIndexes(t *testing.T) {
 		t.Errorf("%d rows and %d newest, want %d and %d", len(rows), len(newest), count/batch, batch)
 	}
 }
+
+func TestLastNumberOutlivesItsPath(t *testing.T) {
+	nix := nixtest.New(t)
+	s := openStore(t, nix)
+	want := func(want int64) {
+		t.Helper()
+		got, err := s.Last(t.Context())
+		must(t, err)
+		if got != want {
+			t.Errorf("last is %d, want %d", got, want)
+		}
+	}
+	want(0)
+	nix.Add(t, "stays", "stays")
+	gone := nix.Add(t, "goes", "goes")
+	want(2)
+	nix.Run(t, "nix-store", "--delete", gone)
+	want(2)
+	nix.Add(t, "goes", "goes")
+	want(3)
+}

@@ -26,6 +26,7 @@ func TestOutcomeDecidesWhatBecomesOfAJob(t *testing.T) {
 	}{
 		{name: "done"},
 		{name: "gone", err: fmt.Errorf("%w: %w", ErrGone, errDisk)},
+		{name: "left out", err: fmt.Errorf("%w: %w", ErrLeftOut, errDisk)},
 		{name: "unavailable", err: fmt.Errorf("%w: %w", ErrUnavailable, errDisk), want: queue.Waiting, delay: firstPause},
 		{name: "hopeless", err: fmt.Errorf("%w: %w", ErrHopeless, errDisk), want: queue.Dead, burned: 1},
 		{name: "failed", err: errDisk, want: queue.Waiting, burned: 1, delay: time.Second},
@@ -63,6 +64,35 @@ func TestOutcomeDecidesWhatBecomesOfAJob(t *testing.T) {
 				t.Errorf("due in %v, want %v", row.Due.Sub(before), tt.delay)
 			}
 		})
+	}
+}
+
+func TestLeftOutJobIsNoFailure(t *testing.T) {
+	r := newRig(t)
+	r.Attempts = 1
+	r.copy = func(_ context.Context, p string, _ int) error {
+		if p == path(1) {
+			return fmt.Errorf("%w: its name matches %q", ErrLeftOut, "*-path")
+		}
+		return nil
+	}
+	r.add(1, 2)
+	r.start()
+	eventually(t, "both are done", func() bool { return r.gone(1) && r.gone(2) && !r.rooted(1) && !r.rooted(2) })
+	if r.copied(1) != 1 {
+		t.Errorf("tried %d times, want once", r.copied(1))
+	}
+	var said []string
+	for line := range strings.Lines(r.logged()) {
+		if strings.Contains(line, path(1)) {
+			said = append(said, line)
+		}
+		if !strings.Contains(line, "level=INFO") {
+			t.Errorf("log has %q", line)
+		}
+	}
+	if len(said) != 1 || !strings.Contains(said[0], "left out") || !strings.Contains(said[0], "its name matches") {
+		t.Errorf("log has %q of it, want that it was left out, and why", said)
 	}
 }
 

@@ -1,3 +1,3 @@
 -- begin.sql: put the cursor somewhere.
-insert or replace into cursor (only, last, start, epoch)
+insert into cursor (only, last, start, epoch)
 values (1, :last, :start, :epoch);
