@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 )
 
 var (
@@ -141,7 +140,9 @@ func (q *Queue) ForgetStart(ctx context.Context) error {
 // at, and adds those of their paths that are wanted, all or nothing. It returns
 // [ErrMoved] if the cursor is no longer at from: then somebody else has seen to
 // some of them.
-func (q *Queue) Advance(ctx context.Context, from int64, seen []Seen, wanted []string) error {
+//
+// root is as for AddRooted.
+func (q *Queue) Advance(ctx context.Context, from int64, seen []Seen, wanted []string, root func() error) error {
 	if len(seen) == 0 {
 		return nil
 	}
@@ -161,9 +162,7 @@ func (q *Queue) Advance(ctx context.Context, from int64, seen []Seen, wanted []s
 		if err := see(ctx, tx, seen[max(0, len(seen)-Evidence):]); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, addSQL,
-			sql.Named("paths", list), sql.Named("drv", ""), sql.Named("now", time.Now().UnixMilli()))
-		return err
+		return addRooted(ctx, tx, list, root)
 	})
 	if err != nil {
 		return fmt.Errorf("advance cursor: %w", explain(err))

@@ -37,7 +37,7 @@ func verbAdvance(file string) error {
 			return nil
 		}
 		batch := registrations(c.Last+1, c.Last+batchSize)
-		switch err := q.Advance(background, c.Last, batch, pathsOf(batch)); {
+		switch err := q.Advance(background, c.Last, batch, pathsOf(batch), nil); {
 		case errors.Is(err, ErrMoved):
 		case err != nil:
 			return err

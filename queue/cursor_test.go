@@ -66,15 +66,15 @@ func TestAdvanceAddsWhatIsWantedAndMovesOn(t *testing.T) {
 	q := newQueue(t)
 	setCursor(t, q, Cursor{Last: 2, Start: 2, Epoch: "e", Seen: registrations(1, 2)})
 	before := time.Now().Truncate(time.Millisecond)
-	must(t, q.Advance(t.Context(), 2, registrations(3, 5), []string{path("x"), path("y"), path("x")}))
+	must(t, q.Advance(t.Context(), 2, registrations(3, 5), []string{path("x"), path("y"), path("x")}, nil))
 	wantCursor(t, q, &Cursor{Last: 5, Start: 2, Epoch: "e", Seen: registrations(1, 5)})
-	must(t, q.Advance(t.Context(), 5, []Seen{registration(9)}, nil)) // numbers have gaps
+	must(t, q.Advance(t.Context(), 5, []Seen{registration(9)}, nil, nil)) // numbers have gaps
 	wantCursor(t, q, &Cursor{Last: 9, Start: 2, Epoch: "e", Seen: append(registrations(1, 5), registration(9))})
-	must(t, q.Advance(t.Context(), 9, nil, nil))
-	must(t, q.Advance(t.Context(), 4711, nil, nil)) // it moves nothing
+	must(t, q.Advance(t.Context(), 9, nil, nil, nil))
+	must(t, q.Advance(t.Context(), 4711, nil, nil, nil)) // it moves nothing
 	// A number that is used again means what it meant last.
 	setCursor(t, q, Cursor{Last: 2, Seen: []Seen{{3, path("lost")}}})
-	must(t, q.Advance(t.Context(), 2, registrations(3, 4), nil))
+	must(t, q.Advance(t.Context(), 2, registrations(3, 4), nil, nil))
 	wantCursor(t, q, &Cursor{Last: 4, Seen: registrations(3, 4)})
 	if got := len(rows(t, q)); got != 2 {
 		t.Errorf("%d jobs, want 2", got)
@@ -116,7 +116,7 @@ func TestAdvanceIsAllOrNothing(t *testing.T) {
 			setCursor(t, q, start)
 			ctx := failure(t, q)
 			batch := registrations(5, 10)
-			if err := q.Advance(ctx, 4, batch, pathsOf(batch)); err == nil {
+			if err := q.Advance(ctx, 4, batch, pathsOf(batch), nil); err == nil {
 				t.Error("Advance succeeded, want an error")
 			} else {
 				wantText(t, err, "advance cursor: ")
@@ -127,7 +127,7 @@ func TestAdvanceIsAllOrNothing(t *testing.T) {
 			}
 			_, err := raw(t, q.File()).Exec("drop trigger if exists full")
 			must(t, err)
-			must(t, q.Advance(t.Context(), 4, batch, pathsOf(batch)))
+			must(t, q.Advance(t.Context(), 4, batch, pathsOf(batch), nil))
 			if got := len(rows(t, q)); got != 6 {
 				t.Errorf("%d jobs, want 6", got)
 			}
@@ -166,13 +166,13 @@ func TestCursorIsPutElsewhereOnlyByThoseWhoKnowWhereItIs(t *testing.T) {
 func TestWhoeverComesSecondHasToLookAgain(t *testing.T) {
 	q := newQueue(t)
 	batch := registrations(1, 5)
-	wantIs(t, q.Advance(t.Context(), 0, batch, pathsOf(batch)), ErrMoved) // there is none yet
+	wantIs(t, q.Advance(t.Context(), 0, batch, pathsOf(batch), nil), ErrMoved) // there is none yet
 	wantCursor(t, q, nil)
 	setCursor(t, q, Cursor{})
-	must(t, q.Advance(t.Context(), 0, batch, pathsOf(batch[:2])))
+	must(t, q.Advance(t.Context(), 0, batch, pathsOf(batch[:2]), nil))
 	other := create(t, q.File())
 	for _, from := range []int64{0, 4, 6} {
-		wantIs(t, other.Advance(t.Context(), from, registrations(from+1, 9), []string{path("x")}), ErrMoved)
+		wantIs(t, other.Advance(t.Context(), from, registrations(from+1, 9), []string{path("x")}, nil), ErrMoved)
 	}
 	wantCursor(t, q, &Cursor{Last: 5, Seen: batch})
 	if got := len(rows(t, q)); got != 2 {
@@ -180,8 +180,8 @@ func TestWhoeverComesSecondHasToLookAgain(t *testing.T) {
 	}
 	// Backwards it goes by SetCursor only.
 	setCursor(t, q, Cursor{Last: 2})
-	wantIs(t, q.Advance(t.Context(), 5, registrations(6, 9), nil), ErrMoved)
-	must(t, other.Advance(t.Context(), 2, registrations(3, 9), nil))
+	wantIs(t, q.Advance(t.Context(), 5, registrations(6, 9), nil, nil), ErrMoved)
+	must(t, other.Advance(t.Context(), 2, registrations(3, 9), nil, nil))
 }
 
 func TestEvidenceIsBounded(t *testing.T) {
@@ -192,7 +192,7 @@ func TestEvidenceIsBounded(t *testing.T) {
 			setCursor(t, q, Cursor{Last: 100, Start: 100, Seen: old})
 			for last := int64(100); last < 100+3*Evidence; {
 				next := last + size
-				must(t, q.Advance(t.Context(), last, registrations(last+1, next), nil))
+				must(t, q.Advance(t.Context(), last, registrations(last+1, next), nil, nil))
 				last = next
 				c, err := q.Cursor(t.Context())
 				must(t, err)
@@ -209,7 +209,7 @@ func TestEvidenceIsBounded(t *testing.T) {
 			if c.Start != 0 {
 				t.Errorf("start is %d, want 0", c.Start)
 			}
-			must(t, q.Advance(t.Context(), last, registrations(last+1, last+1), nil))
+			must(t, q.Advance(t.Context(), last, registrations(last+1, last+1), nil, nil))
 			wantCursor(t, q, &Cursor{Last: last + 1, Seen: registrations(last+2-Evidence, last+1)})
 		})
 	}
@@ -247,7 +247,7 @@ func TestAdvanceAddsLikeAdd(t *testing.T) {
 	one, two := prepare(), prepare()
 	add(t, one, all...)
 	setCursor(t, two, Cursor{})
-	must(t, two.Advance(t.Context(), 0, registrations(1, 4), all))
+	must(t, two.Advance(t.Context(), 0, registrations(1, 4), all, nil))
 	for i, p := range all {
 		a, b := find(t, one, p), find(t, two, p)
 		if d := a.Due.Sub(b.Due).Abs(); d > time.Minute {
@@ -301,7 +301,7 @@ func TestManyPathsAreOneAdvance(t *testing.T) {
 	q := newQueue(t)
 	setCursor(t, q, Cursor{})
 	batch := registrations(1, count)
-	must(t, q.Advance(t.Context(), 0, batch, pathsOf(batch)))
+	must(t, q.Advance(t.Context(), 0, batch, pathsOf(batch), nil))
 	wantCursor(t, q, &Cursor{Last: count, Seen: registrations(count-Evidence+1, count)})
 	missing, err := q.Missing(t.Context(), pathsOf(batch))
 	must(t, err)

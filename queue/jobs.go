@@ -64,6 +64,30 @@ func (q *Queue) Add(ctx context.Context, drv string, paths ...string) error {
 	return nil
 }
 
+// AddRooted is Add without a derivation. root, if it is not nil, is called when the
+// paths are in the queue, but not yet for others: roots that an earlier job took with
+// it just now can be made again, before anybody can do that once more.
+func (q *Queue) AddRooted(ctx context.Context, root func() error, paths ...string) error {
+	list, err := pathList(paths)
+	if err != nil {
+		return fmt.Errorf("add to queue: %w", err)
+	}
+	err = q.transaction(ctx, func(tx *sql.Tx) error { return addRooted(ctx, tx, list, root) })
+	if err != nil {
+		return fmt.Errorf("add to queue: %w", explain(err))
+	}
+	return nil
+}
+
+func addRooted(ctx context.Context, tx *sql.Tx, list string, root func() error) error {
+	_, err := tx.ExecContext(ctx, addSQL,
+		sql.Named("paths", list), sql.Named("drv", ""), sql.Named("now", time.Now().UnixMilli()))
+	if err != nil || root == nil {
+		return err
+	}
+	return root()
+}
+
 // pathList returns paths as the JSON array that statements take.
 func pathList(paths []string) (string, error) {
 	if paths == nil {

@@ -236,6 +236,36 @@ func TestDoneUnrootsBeforeAnybodyCanAddAgain(t *testing.T) {
 	}
 }
 
+func TestRootsAreMadeBeforeAnybodyCanDropTheJob(t *testing.T) {
+	for name, add := range map[string]func(q *Queue, root func() error) error{
+		"AddRooted": func(q *Queue, root func() error) error { return q.AddRooted(background, root, path("x")) },
+		"Advance": func(q *Queue, root func() error) error {
+			setCursor(t, q, Cursor{})
+			return q.Advance(background, 0, registrations(1, 1), []string{path("x")}, root)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q := newQueue(t)
+			other := raw(t, q.File())
+			wantIs(t, add(q, func() error { return errTest }), errTest)
+			if n := countRows(t, other); n != 0 {
+				t.Errorf("%d rows, want none: its root could not be made", n)
+			}
+			called := 0
+			must(t, add(q, func() error {
+				called++
+				if _, err := other.Exec("delete from jobs"); err == nil {
+					t.Error("somebody else could write")
+				}
+				return nil
+			}))
+			if called != 1 || countRows(t, other) != 1 {
+				t.Errorf("root was called %d times, and there are %d rows, want 1 and 1", called, countRows(t, other))
+			}
+		})
+	}
+}
+
 func countRows(t *testing.T, db *sql.DB) (n int) {
 	t.Helper()
 	must(t, db.QueryRow("select count(*) from jobs").Scan(&n))

@@ -107,7 +107,7 @@ func TestOldQueueKeepsWhatIsInIt(t *testing.T) {
 	// And it works like a new one.
 	wantCursor(t, q, nil)
 	setCursor(t, q, Cursor{})
-	must(t, q.Advance(t.Context(), 0, registrations(1, 1), []string{path("new")}))
+	must(t, q.Advance(t.Context(), 0, registrations(1, 1), []string{path("new")}, nil))
 	lock, err := q.Lock()
 	must(t, err)
 	defer lock.Unlock()

@@ -145,7 +145,7 @@ func TestErrorsSayWhatWasDone(t *testing.T) {
 	must(t, q.Close())
 	for want, err := range map[string]error{
 		"add to queue: ":           q.Add(t.Context(), "", path("y")),
-		"advance cursor: ":         q.Advance(t.Context(), 0, registrations(1, 1), nil),
+		"advance cursor: ":         q.Advance(t.Context(), 0, registrations(1, 1), nil, nil),
 		"claim job: ":              second(q.Claim(t.Context())),
 		"count jobs: ":             second(q.Counts(t.Context())),
 		"find job: ":               second(q.Find(t.Context(), job.Path)),

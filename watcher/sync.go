@@ -15,7 +15,7 @@ func Sync(ctx context.Context, c Config) (Result, error) {
 		if err := c.protect(ctx, paths); err != nil {
 			return err
 		}
-		return c.Queue.Add(ctx, "", paths...)
+		return c.Queue.AddRooted(ctx, c.again(paths), paths...)
 	})
 	if err != nil {
 		return r, err

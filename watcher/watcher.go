@@ -225,10 +225,11 @@ func (c *Config) lookFrom(ctx context.Context) (Result, error) {
 	}
 	for {
 		r, err := c.advance(ctx, cursor)
-		if err != nil || r.Registered == 0 {
+		total.add(r)
+		// What has come since the end of the registrations was read rings for itself.
+		if err != nil || r.Registered < batch {
 			return total, err
 		}
-		total.add(r)
 	}
 }
 
@@ -246,7 +247,7 @@ func (c *Config) advance(ctx context.Context, cursor *queue.Cursor) (Result, err
 	for i, reg := range regs {
 		seen[i] = queue.Seen(reg.Row)
 	}
-	if err := c.Queue.Advance(ctx, cursor.Last, seen, wanted); err != nil {
+	if err := c.Queue.Advance(ctx, cursor.Last, seen, wanted, c.again(wanted)); err != nil {
 		return r, err
 	}
 	cursor.Last = seen[len(seen)-1].ID
@@ -267,4 +268,14 @@ func (c *Config) protect(ctx context.Context, paths []string) error {
 		c.Log.Warn("queued paths are not kept from the garbage collector", "paths", len(paths), "err", err)
 	}
 	return nil
+}
+
+// again returns what makes roots once more. A job of one of the paths may have been
+// dropped since protect was called, and its root with it: the path was gone, and is
+// there again.
+func (c *Config) again(paths []string) func() error {
+	return func() error {
+		_ = c.Roots.Again(paths...) // (ignored) protect has told what is wrong with roots
+		return nil
+	}
 }

@@ -64,6 +64,12 @@ func status(c *cli.Context) error {
 	if r.WorkerAlive, err = q.WorkerAlive(); err != nil {
 		return err
 	}
+	// What is looked at while we count becomes a job, so this comes first.
+	store, nixErr := openStore()
+	if nixErr == nil {
+		defer store.Close()
+		nixErr = r.countUnseen(c.Context, q, store, settings)
+	}
 	counts, err := q.Counts(c.Context)
 	if err != nil {
 		return err
@@ -73,8 +79,11 @@ func status(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.askNix(c.Context, q, settings, left); err != nil {
-		stderrLog(c).Warn("Nix can't be asked", "err", err)
+	if nixErr == nil {
+		nixErr = r.addSizes(c.Context, store, left)
+	}
+	if nixErr != nil {
+		stderrLog(c).Warn("Nix can't be asked", "err", nixErr)
 	}
 	return printResult(c, r, r.text())
 }
@@ -106,18 +115,8 @@ func (r *statusReport) addJobs(ctx context.Context, q *queue.Queue, all bool) (l
 	return left, nil
 }
 
-// askNix adds what only Nix's database knows.
-func (r *statusReport) askNix(ctx context.Context, q *queue.Queue, s queue.Settings, left []string) error {
-	store, err := openStore()
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	bytes, err := narBytes(ctx, store, left)
-	if err != nil {
-		return err
-	}
-	r.NarBytes = &bytes
+// countUnseen counts the registrations that nobody has looked at.
+func (r *statusReport) countUnseen(ctx context.Context, q *queue.Queue, store *nixstore.Store, s queue.Settings) error {
 	cursor, err := q.Cursor(ctx)
 	if err != nil || cursor == nil || s.Mode == hookOnly {
 		return err
@@ -130,19 +129,21 @@ func (r *statusReport) askNix(ctx context.Context, q *queue.Queue, s queue.Setti
 	return nil
 }
 
-// narBytes adds up the sizes of those paths that are still in the store.
-func narBytes(ctx context.Context, store *nixstore.Store, paths []string) (sum int64, err error) {
+// addSizes adds up the sizes of those paths that are still in the store.
+func (r *statusReport) addSizes(ctx context.Context, store *nixstore.Store, paths []string) error {
+	var sum int64
 	for _, path := range paths {
 		info, err := store.Info(ctx, path)
 		if errors.Is(err, nixstore.ErrNotValid) {
 			continue
 		}
 		if err != nil {
-			return 0, err
+			return err
 		}
 		sum += info.NarSize
 	}
-	return sum, nil
+	r.NarBytes = &sum
+	return nil
 }
 
 // weakness says what is weaker when roots are links: README.md.

@@ -44,6 +44,17 @@ func (d *Dir) protect(paths []string) error {
 	return TellCollector(d.stateDir, collectorPatience, paths...)
 }
 
+// Again makes roots that Protect has made, and somebody removed since. Links it does
+// not: they take too long.
+func (r *Roots) Again(paths ...string) error {
+	for _, path := range paths {
+		if err := r.dir.Add(path); err != nil && r.dir.exists() {
+			return err
+		}
+	}
+	return nil
+}
+
 // Remove removes the roots of a store path. To have none is success.
 func (r *Roots) Remove(storePath string) error {
 	return errors.Join(r.dir.Remove(storePath), r.links.Remove(storePath))

@@ -153,8 +153,14 @@ func ClassOf(r nixstore.Registration, hooked bool) Class {
 	return Downloaded
 }
 
+// ownHook is what larder init calls the hook that it adds to the store.
+const ownHook = "larder-hook"
+
 // Unwanted returns why a registration does not become a job, or "" if it does.
 func (r Rules) Unwanted(reg nixstore.Registration, hooked bool) string {
+	if nixstore.Name(reg.Path) == ownHook {
+		return "it is larder's own hook, which is of use on this machine only"
+	}
 	class := ClassOf(reg, hooked)
 	if !slices.Contains(r.Keep, class) {
 		return fmt.Sprintf("its class is %s, which is not kept", class)

@@ -309,3 +309,15 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestOwnHookIsNotKept(t *testing.T) {
+	r := Rules{Keep: Classes()}
+	hook := nixstore.Registration{Row: nixstore.Row{Path: storePath("larder-hook")}, CA: "fixed:r:sha256:x"}
+	if r.Unwanted(hook, false) == "" {
+		t.Error("larder's own hook is kept")
+	}
+	hook.Path = storePath("larder-hook-2")
+	if got := r.Unwanted(hook, false); got != "" {
+		t.Errorf("another path is not kept: %s", got)
+	}
+}

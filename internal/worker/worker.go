@@ -69,7 +69,7 @@ type Config struct {
 	// in the log.
 	Copy func(ctx context.Context, job *queue.Job) ([]slog.Attr, error)
 
-	// Jobs is how many jobs are copied at a time. Zero means 16: most of a job's
+	// Jobs is how many jobs are copied at a time. Zero means 64: most of a job's
 	// time is waiting for the disk, together with others.
 	Jobs int
 
@@ -131,7 +131,7 @@ func Drain(ctx context.Context, c Config) error { return run(ctx, c, true) }
 
 func run(ctx context.Context, c Config, drain bool) error {
 	if c.Jobs == 0 {
-		c.Jobs = 16
+		c.Jobs = 64
 	}
 	if c.Attempts == 0 {
 		c.Attempts = 10
