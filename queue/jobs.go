@@ -105,8 +105,12 @@ func pathList(paths []string) (string, error) {
 func (q *Queue) Claim(ctx context.Context) (*Job, error) {
 	var job Job
 	var added int64
-	err := q.db.QueryRowContext(ctx, claimSQL, sql.Named("now", time.Now().UnixMilli())).
-		Scan(&job.ID, &job.Path, &job.Drv, &job.Attempts, &added)
+	// Without a transaction the row would be there before the commit is, and if that
+	// fails, for want of space, nobody would hear of it.
+	err := q.transaction(ctx, func(tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, claimSQL, sql.Named("now", time.Now().UnixMilli())).
+			Scan(&job.ID, &job.Path, &job.Drv, &job.Attempts, &added)
+	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, ErrEmpty
 	}
