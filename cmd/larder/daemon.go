@@ -166,14 +166,15 @@ func (d *daemonRun) alive(ctx context.Context, t *target, end func()) func() {
 			t.writer.Forget()
 			forgot = time.Now()
 		}
-		if time.Since(looked) < time.Second {
-			return // a busy worker has many rounds
-		}
-		looked = time.Now()
+		// In every round: what is copied on the word of another cache is not whole.
 		if dir := t.replaced(); dir != "" {
 			d.log.Warn("cache was replaced, opening it again", "cache", dir)
 			end()
 		}
+		if time.Since(looked) < time.Second {
+			return // a busy worker has many rounds
+		}
+		looked = time.Now()
 		if s, err := d.queue.Settings(ctx); err == nil && s != d.settings {
 			d.log.Info("settings have changed")
 			end()
