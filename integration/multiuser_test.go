@@ -12,8 +12,8 @@ import (
 )
 
 // hold keeps a connection to the nix-daemon open, as a client does during a build,
-// until release is called, or the test ends. Nix before 2.22 lets other users than
-// root read its database only while somebody has it open.
+// until release is called, or the test ends. Before Nix 2.22 that is when other users
+// than root can read its database live, and not as a snapshot.
 func (m *machine) hold(t *testing.T) (release func()) {
 	t.Helper()
 	var conn net.Conn
