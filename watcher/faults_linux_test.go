@@ -142,14 +142,12 @@ func TestKilledWatcherLosesNothing(t *testing.T) {
 	stormy := make(chan []string)
 	go func() {
 		defer close(stormy)
-		for {
+		var all []string
+		for all == nil || kills < 3 { // on a fast machine the storm is over before that
 			l := r.startLooker()
 			select {
-			case all := <-storm:
-				_ = l.cmd.Process.Kill()
-				_ = l.cmd.Wait()
-				stormy <- all
-				return
+			case all = <-storm:
+				storm = nil
 			case <-time.After(rand.N(100 * time.Millisecond)): // not to wait for anything: to hit anything
 			}
 			if err := l.cmd.Process.Kill(); err != nil {
@@ -158,6 +156,7 @@ func TestKilledWatcherLosesNothing(t *testing.T) {
 			_ = l.cmd.Wait()
 			kills++
 		}
+		stormy <- all
 	}()
 	did, all := r.workUntil(stormy)
 	t.Logf("killed %d times, after %d jobs", kills, len(did))
@@ -167,8 +166,8 @@ func TestKilledWatcherLosesNothing(t *testing.T) {
 	if roots := r.roots(); len(roots) > 0 {
 		t.Errorf("%d roots are left without jobs", len(roots))
 	}
-	if len(all) != 600 || kills < 3 {
-		t.Errorf("%d paths and %d kills do not make a test", len(all), kills)
+	if len(all) != 600 {
+		t.Errorf("%d paths do not make a test", len(all))
 	}
 }
 

@@ -208,19 +208,28 @@ func unavailable(err error) error {
 
 // needWAL returns errNoWAL if Nix uses no log.
 func needWAL(conn *sqlite3.SQLiteConn) error {
+	mode, err := journalMode(conn)
+	var e sqlite3.Error
+	if errors.As(err, &e) && (e.Code == sqlite3.ErrCorrupt || e.Code == sqlite3.ErrNotADB) {
+		// Without a log, and without locks that we see, a database looks like that
+		// while it is written. A snapshot tells whether it really is.
+		return errNoWAL
+	}
+	if err == nil && mode != "wal" {
+		err = errNoWAL
+	}
+	return err
+}
+
+func journalMode(conn *sqlite3.SQLiteConn) (any, error) {
 	rows, err := conn.Query("pragma journal_mode", nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer rows.Close()
 	mode := make([]driver.Value, 1)
-	if err := rows.Next(mode); err != nil {
-		return err
-	}
-	if mode[0] != "wal" {
-		return errNoWAL
-	}
-	return nil
+	err = rows.Next(mode)
+	return mode[0], err
 }
 
 // A connector opens connections, each after a look at the schema.
