@@ -41,8 +41,10 @@ type dumper struct {
 	compress compressor
 }
 
-// dumpAll dumps what is to be dumped until the Writer is closed.
-func (w *Writer) dumpAll(background bool) {
+// dumpAll dumps what is to be dumped until the Writer is closed, at the priority that
+// the Writer has.
+func (w *Writer) dumpAll() {
+	background := w.background.Load()
 	if background {
 		// Priorities are a thread's on Linux, and a normal user can't raise one
 		// again: the thread ends with this goroutine, since it is not unlocked.
@@ -53,8 +55,11 @@ func (w *Writer) dumpAll(background bool) {
 	}
 	d := &dumper{compress: newCompressor(w.compression)}
 	for {
-		e, ctx := w.nextToDump()
+		e, ctx := w.nextToDump(background)
 		if e == nil {
+			if w.ctx.Err() == nil {
+				w.tasks.Go(w.dumpAll) // by another thread
+			}
 			return
 		}
 		dumped, err := w.dump(ctx, d, e.info)
@@ -66,15 +71,16 @@ func (w *Writer) dumpAll(background bool) {
 	}
 }
 
-// nextToDump waits for an entry to dump. It returns nil when there will be none.
-func (w *Writer) nextToDump() (*entry, context.Context) {
+// nextToDump waits for an entry to dump. It returns nil when there will be none, or not
+// at this priority.
+func (w *Writer) nextToDump(background bool) (*entry, context.Context) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for {
-		for len(w.todo) == 0 && w.ctx.Err() == nil {
+		for len(w.todo) == 0 && w.ctx.Err() == nil && w.background.Load() == background {
 			w.changed.Wait()
 		}
-		if w.ctx.Err() != nil {
+		if w.ctx.Err() != nil || w.background.Load() != background {
 			return nil, nil
 		}
 		e := w.todo[0]

@@ -23,7 +23,7 @@ func (w *Writer) publishAll() {
 			return
 		}
 		if w.publish(batch) == nil {
-			w.published(batch, nil)
+			w.end(batch, nil)
 			continue
 		}
 		// One by one, so that one that can't be published takes only those with it
@@ -31,22 +31,25 @@ func (w *Writer) publishAll() {
 		for i := range batch {
 			one := batch[i : i+1]
 			if !w.isFinished(one[0]) {
-				w.published(one, w.publish(one))
+				w.end(one, w.publish(one))
 			}
 		}
 	}
 }
 
-// published ends the entries of a batch.
-func (w *Writer) published(batch []*entry, err error) {
+// end ends the entries of a batch.
+func (w *Writer) end(batch []*entry, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, e := range batch {
 		if err != nil {
 			w.finish(e, cacheError(fmt.Errorf("copy %s: %w", e.info.Path, err)))
-		} else {
-			w.finish(e, nil)
+			continue
 		}
+		if e.dump != nil && !e.finished {
+			w.published(e.dump.narInfo)
+		}
+		w.finish(e, nil)
 	}
 }
 

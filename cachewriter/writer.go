@@ -36,6 +36,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/nixstore"
@@ -88,6 +89,10 @@ type Options struct {
 	// it all that refers to it, or "" if it need not. Nil means that none must.
 	Cut func(info *nixstore.Info) string
 
+	// Published, if it is not nil, is told of every entry that was written, when it is
+	// durable. It is called by one goroutine at a time, and must not call the Writer.
+	Published func(*bincache.NarInfo)
+
 	// Log gets what a person should know. Nil means nobody wants to.
 	Log *slog.Logger
 }
@@ -100,12 +105,14 @@ type Writer struct {
 	compression Compression
 	elsewhere   func(context.Context, *nixstore.Info) (bool, error)
 	cut         func(*nixstore.Info) string
+	published   func(*bincache.NarInfo)
 	log         *slog.Logger
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup // dumpers and publisher
-	room   chan struct{}  // holds a token for every entry in the window
+	ctx        context.Context // ends with Close
+	cancel     context.CancelFunc
+	tasks      sync.WaitGroup // dumpers and publisher
+	room       chan struct{}  // holds a token for every entry in the window
+	background atomic.Bool
 
 	mu       sync.Mutex // guards what is below, and every entry and call
 	changed  *sync.Cond // todo or ready has grown, or ctx has ended
@@ -132,6 +139,9 @@ func New(o Options) *Writer {
 	if o.Cut == nil {
 		o.Cut = func(*nixstore.Info) string { return "" }
 	}
+	if o.Published == nil {
+		o.Published = func(*bincache.NarInfo) {}
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -141,6 +151,7 @@ func New(o Options) *Writer {
 		compression: o.Compression,
 		elsewhere:   o.Elsewhere,
 		cut:         o.Cut,
+		published:   o.Published,
 		log:         o.Log,
 		room:        make(chan struct{}, window),
 		complete:    make(map[int64]struct{}),
@@ -153,8 +164,9 @@ func New(o Options) *Writer {
 		defer w.mu.Unlock()
 		w.changed.Broadcast()
 	})
+	w.background.Store(o.Background)
 	for range o.Workers {
-		w.tasks.Go(func() { w.dumpAll(o.Background) })
+		w.tasks.Go(w.dumpAll)
 	}
 	w.tasks.Go(w.publishAll)
 	return w
@@ -170,6 +182,15 @@ func (w *Writer) Close() {
 	for _, e := range w.open {
 		w.finish(e, context.Canceled)
 	}
+}
+
+// Foreground ends the Background of the options: from now on dumping and compressing
+// compete with everything else. What is being dumped is finished first.
+func (w *Writer) Foreground() {
+	w.background.Store(false)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.changed.Broadcast()
 }
 
 // Forget makes the Writer look at the cache again before it takes an entry for

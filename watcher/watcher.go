@@ -68,6 +68,10 @@ type Config struct {
 	// looked at is in the queue, in the cache, or unwanted. It must not be empty.
 	Epoch string
 
+	// Observe, if it is not nil, is told of every registration once it is dealt with:
+	// why the rules do not want it, or "", and whether the cache had it before.
+	Observe func(reg nixstore.Registration, unwanted string, present bool)
+
 	// Poll is how often to look without being woken. Zero means 10 seconds.
 	Poll time.Duration
 
@@ -239,7 +243,8 @@ func (c *Config) advance(ctx context.Context, cursor *queue.Cursor) (Result, err
 	if err != nil || len(regs) == 0 {
 		return Result{}, err
 	}
-	wanted, r := c.choose(regs)
+	choices := c.choose(regs)
+	wanted, r := queued(choices)
 	if err := c.protect(ctx, wanted); err != nil {
 		return r, err
 	}
@@ -249,6 +254,11 @@ func (c *Config) advance(ctx context.Context, cursor *queue.Cursor) (Result, err
 	}
 	if err := c.Queue.Advance(ctx, cursor.Last, seen, wanted, c.again(wanted)); err != nil {
 		return r, err
+	}
+	if c.Observe != nil {
+		for _, choice := range choices {
+			c.Observe(choice.Registration, choice.unwanted, choice.present)
+		}
 	}
 	cursor.Last = seen[len(seen)-1].ID
 	if r.Queued > 0 {

@@ -83,7 +83,7 @@ type daemonRun struct {
 // followed in the same way.
 func (d *daemonRun) run(ctx context.Context) error {
 	for ctx.Err() == nil {
-		t, err := openTarget(d.cli, d.settings, true, d.log)
+		t, err := openTarget(d.cli, d.settings, targetOptions{background: true, log: d.log})
 		if err != nil {
 			if !d.ready {
 				return err

@@ -117,7 +117,7 @@ func waitForWorker(ctx context.Context, q *queue.Queue) (done bool, err error) {
 // drainHere does the work itself.
 func drainHere(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings, lock *queue.Lock) error {
 	log := stderrLog(c)
-	t, err := openTarget(c, s, false, log)
+	t, err := openTarget(c, s, targetOptions{log: log})
 	if err != nil {
 		return err
 	}

@@ -56,6 +56,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			retryCommand(),
 			syncCommand(),
 			explainCommand(),
+			runCommand(),
 		},
 	}
 	for _, c := range app.Commands {
@@ -85,10 +86,10 @@ func onUsageError(c *cli.Context, err error, _ bool) error {
 // An exitCoder is an error with an exit code of its own.
 type exitCoder struct {
 	code int
-	err  error
+	err  error // nil if there is nothing to say
 }
 
-func (e *exitCoder) Error() string { return e.err.Error() }
+func (e *exitCoder) Error() string { return fmt.Sprint(e.err) }
 func (e *exitCoder) Unwrap() error { return e.err }
 
 // usageError says that the command line is wrong, and what to type instead.
@@ -101,13 +102,17 @@ func report(stderr io.Writer, err error) int {
 	if err == nil {
 		return 0
 	}
+	code := exitError
+	var e *exitCoder
+	if errors.As(err, &e) {
+		code = e.code
+		if e.err == nil {
+			return code
+		}
+	}
 	fmt.Fprintf(stderr, "larder: error: %v\n", err)
 	if hint := hintFor(err); hint != "" {
 		fmt.Fprintf(stderr, "larder: hint: %s\n", hint)
 	}
-	var e *exitCoder
-	if errors.As(err, &e) {
-		return e.code
-	}
-	return exitError
+	return code
 }

@@ -57,7 +57,7 @@ func push(c *cli.Context) error {
 	if err := checkValid(c.Context, paths); err != nil {
 		return err // before a cache is made for nothing
 	}
-	t, err := openTarget(c, settings, false, stderrLog(c))
+	t, err := openTarget(c, settings, targetOptions{log: stderrLog(c)})
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/rules"
+	"github.com/nix-larder/larder/internal/runner"
 	"github.com/nix-larder/larder/internal/worker"
 	"github.com/nix-larder/larder/queue"
 )
@@ -168,10 +169,21 @@ func (v *view) cut(info *nixstore.Info) string { return v.rules.Cut(info.Path, i
 type target struct {
 	*view
 	writer *cachewriter.Writer
+	tell   func(runner.Event)
+}
+
+// targetOptions say how openTarget's writer works.
+type targetOptions struct {
+	background bool
+	tell       func(runner.Event) // hears what happens; nil means that nobody wants to
+	log        *slog.Logger
 }
 
 // openTarget opens the store, the cache, and a writer between them.
-func openTarget(c *cli.Context, s queue.Settings, background bool, log *slog.Logger) (*target, error) {
+func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, error) {
+	if o.tell == nil {
+		o.tell = func(runner.Event) {}
+	}
 	url, err := cacheURL(c, s)
 	if err != nil {
 		return nil, err
@@ -193,16 +205,19 @@ func openTarget(c *cli.Context, s queue.Settings, background bool, log *slog.Log
 		v.close()
 		return nil, orHint(err, hintCache)
 	}
-	return &target{v, cachewriter.New(cachewriter.Options{
+	t := &target{view: v, tell: o.tell}
+	t.writer = cachewriter.New(cachewriter.Options{
 		Cache:       v.cache,
 		Store:       v.store,
 		Compression: compression,
 		Workers:     c.Int("workers"),
-		Background:  background,
+		Background:  o.background,
 		Elsewhere:   v.elsewhere,
 		Cut:         v.cut,
-		Log:         log,
-	})}, nil
+		Published:   t.added,
+		Log:         o.log,
+	})
+	return t, nil
 }
 
 func (t *target) close() {
@@ -210,9 +225,32 @@ func (t *target) close() {
 	t.view.close()
 }
 
+// added tells of an entry that was written.
+func (t *target) added(n *bincache.NarInfo) {
+	t.tell(runner.Event{Kind: runner.Added, Path: n.StorePath, NarBytes: n.NarSize, FileBytes: n.FileSize})
+}
+
+// observe tells of a registration that the watcher has dealt with.
+func (t *target) observe(reg nixstore.Registration, unwanted string, present bool) {
+	class := rules.ClassOf(reg, false)
+	if class == rules.Drvs && unwanted != "" {
+		return // there are as many of them as of everything else, and nobody asks
+	}
+	t.tell(runner.Event{Kind: runner.Registered, Path: reg.Path, Class: class, Present: present, Reason: unwanted, NarBytes: reg.NarSize})
+}
+
 // copyJob is a worker's Copy.
 func (t *target) copyJob(ctx context.Context, job *queue.Job) ([]slog.Attr, error) {
 	r, err := t.copyWanted(ctx, job)
+	switch {
+	case err == nil:
+		t.tell(runner.Event{Kind: runner.Done, Path: job.Path})
+	case errors.Is(err, cachewriter.ErrLeftOut):
+		reason := strings.TrimPrefix(err.Error(), cachewriter.ErrLeftOut.Error()+": ")
+		t.tell(runner.Event{Kind: runner.LeftOut, Path: job.Path, Reason: reason})
+	case errors.Is(err, cachewriter.ErrNotInStore):
+		t.tell(runner.Event{Kind: runner.Gone, Path: job.Path})
+	}
 	switch {
 	case err == nil:
 		return []slog.Attr{

@@ -88,6 +88,14 @@ type Config struct {
 	// Hurry ends the StopTimeout. Nil means that nobody hurries.
 	Hurry <-chan struct{}
 
+	// Finish, when it is closed, makes Run return nil as soon as no job is left but dead
+	// letters. Nil means that Run goes on.
+	Finish <-chan struct{}
+
+	// Patience is how long a pause may be, after which Run gives up once it is to
+	// finish. Zero means that it never does.
+	Patience time.Duration
+
 	// Alive, if it is not nil, is called at least every Poll while the worker makes
 	// its rounds.
 	Alive func()
@@ -105,31 +113,25 @@ const (
 )
 
 // A worker is one call of Run or Drain. Only its loop touches the fields below
-// jobs.
+// done.
 type worker struct {
 	Config
-	drain bool // end when the queue is empty
-
 	ctx  context.Context // of the jobs: ends when they have to
 	done chan outcome
 
+	drain     bool // end when the queue is empty
 	running   int
 	unsettled []outcome // what could not be put down in the queue
 	beaten    time.Time // when Lock.Beat was last called
 	adopted   time.Time // when roots were last looked through
 	pause     time.Duration
 	paused    time.Time // until when nothing is claimed
+	cause     error     // of the last pause
 }
 
 // Run works until ctx ends, and then stops in two stages: it claims nothing more
 // and lets claimed jobs finish within StopTimeout, and puts back what did not.
-func Run(ctx context.Context, c Config) error { return run(ctx, c, false) }
-
-// Drain is Run, but returns nil as soon as no job is left but dead letters. It
-// returns the context's error if that is not so in time.
-func Drain(ctx context.Context, c Config) error { return run(ctx, c, true) }
-
-func run(ctx context.Context, c Config, drain bool) error {
+func Run(ctx context.Context, c Config) error {
 	if c.Jobs == 0 {
 		c.Jobs = 64
 	}
@@ -148,16 +150,26 @@ func run(ctx context.Context, c Config, drain bool) error {
 
 	jobCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	w := &worker{Config: c, drain: drain, ctx: jobCtx, done: make(chan outcome)}
+	w := &worker{Config: c, ctx: jobCtx, done: make(chan outcome)}
 	err := w.loop(ctx, rings)
 	w.stop(cancel)
 	return err
+}
+
+// Drain is Run that is to finish from the beginning. It returns the context's error if
+// jobs are left when that ends.
+func Drain(ctx context.Context, c Config) error {
+	finish := make(chan struct{})
+	close(finish)
+	c.Finish = finish
+	return Run(ctx, c)
 }
 
 // loop claims jobs until it has to end. It returns nil if the queue is drained.
 func (w *worker) loop(ctx context.Context, rings <-chan struct{}) error {
 	tick := time.NewTicker(w.Poll)
 	defer tick.Stop()
+	finish := w.Finish
 	for {
 		if err := w.round(ctx); err != nil {
 			if ctx.Err() != nil {
@@ -171,6 +183,9 @@ func (w *worker) loop(ctx context.Context, rings <-chan struct{}) error {
 			if empty, err := w.empty(ctx); err != nil || empty {
 				return err
 			}
+			if w.Patience > 0 && w.pause > w.Patience {
+				return w.cause
+			}
 		}
 		due := w.timer(ctx)
 		select {
@@ -183,6 +198,8 @@ func (w *worker) loop(ctx context.Context, rings <-chan struct{}) error {
 		case <-rings:
 		case <-tick.C:
 		case <-due.C:
+		case <-finish:
+			w.drain, finish = true, nil
 		}
 		due.Stop()
 	}
@@ -284,6 +301,7 @@ func (w *worker) pauseFor(cause error) {
 	}
 	w.pause = min(max(firstPause, 2*w.pause), maxPause)
 	w.paused = time.Now().Add(w.pause)
+	w.cause = cause
 	w.Log.Warn("pausing", "for", w.pause, "err", cause)
 }
 

@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/runner"
+	"github.com/nix-larder/larder/queue"
+)
+
+func runCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "run",
+		Usage:     "run a command whose Nix uses the cache, and keep what comes into the store",
+		ArgsUsage: "-- COMMAND [ARGUMENT…]",
+		Description: "Makes the cache if it is not there, and leaves nothing else behind. Exits with the command's own code; what is wrong with the cache " +
+			"is told of, and is no reason for the command not to run, or to fail, unless --strict is given.",
+		Flags: slices.Concat(sessionFlags(), drainFlags(), []cli.Flag{
+			&cli.BoolFlag{Name: "read-only", EnvVars: []string{"LARDER_READ_ONLY"}, Usage: "use what the cache has, and write nothing"},
+		}),
+		Action: runAround,
+	}
+}
+
+// sessionFlags are those of run and start.
+func sessionFlags() []cli.Flag {
+	return slices.Concat([]cli.Flag{cacheFlag(), compressionFlag(), workersFlag()}, ruleFlags(), []cli.Flag{
+		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "say what is done meanwhile"},
+	})
+}
+
+// drainFlags are those of run and stop.
+func drainFlags() []cli.Flag {
+	return slices.Concat([]cli.Flag{
+		&cli.DurationFlag{Name: "deadline", Value: 10 * time.Minute, EnvVars: []string{"LARDER_DEADLINE"}, Usage: "how long the end may be put off until everything is in the cache"},
+		&cli.BoolFlag{Name: "strict", EnvVars: []string{"LARDER_STRICT"}, Usage: "fail if not all of it came into the cache"},
+	}, reportFlags(), []cli.Flag{quietFlag()})
+}
+
+func runAround(c *cli.Context) error {
+	argv := c.Args().Slice()
+	if len(argv) == 0 {
+		return usageError("no command is named", "larder run --cache DIR -- nix build")
+	}
+	if outer := outerSession(c); outer != "" {
+		fmt.Fprintf(c.App.ErrWriter, "larder: part of a run of the same cache, which sees to it\n")
+		return plainly(c, argv)
+	}
+	s, err := newSession(c, !c.Bool("read-only"), sessionLog(c))
+	var usage *exitCoder
+	if errors.As(err, &usage) || err != nil && c.Bool("strict") {
+		return err
+	}
+	if err != nil {
+		warn(c, "the cache is not used: %v", err)
+		return plainly(c, argv)
+	}
+	defer s.remove()
+	s.introduce()
+	if s.queue == nil { // --read-only
+		return runChild(argv, s.environ(), func(child *runner.Child, code int) error { return codeError(code) })
+	}
+	return s.around(argv)
+}
+
+// outerSession returns the session that we are called in, if it is of the same cache.
+func outerSession(c *cli.Context) string {
+	dir := os.Getenv(insideVariable)
+	if dir == "" || c.String("cache") == "" {
+		return ""
+	}
+	cacheDir, err := parseCache(c.String("cache"))
+	if err != nil {
+		return ""
+	}
+	q, err := queue.Open(c.Context, filepath.Join(dir, "queue.db"))
+	if err != nil {
+		return "" // (ignored) it has ended
+	}
+	defer q.Close()
+	settings, err := q.Settings(c.Context)
+	if alive, aliveErr := q.WorkerAlive(); err != nil || aliveErr != nil || !alive || settings.Cache != bincache.URL(cacheDir) {
+		return ""
+	}
+	return dir
+}
+
+// plainly runs the command as if we were not there.
+func plainly(c *cli.Context, argv []string) error {
+	return runChild(argv, withoutVariables(os.Environ(), "LARDER_SIGNING_KEY"), func(child *runner.Child, code int) error { return codeError(code) })
+}
+
+// runChild runs a command, and calls after with its exit code while signals still do
+// not end us.
+func runChild(argv, env []string, after func(child *runner.Child, code int) error) error {
+	child, code, err := runner.StartChild(argv, env)
+	if err != nil {
+		return &exitCoder{code, fmt.Errorf("run %s: %w", argv[0], err)}
+	}
+	defer child.Close()
+	return after(child, child.Wait())
+}
+
+// codeError returns what makes us exit with a command's code, without a word.
+func codeError(code int) error {
+	if code == 0 {
+		return nil
+	}
+	return &exitCoder{code, nil}
+}
+
+// around runs the command, and copies what comes into the store meanwhile.
+func (s *session) around(argv []string) error {
+	finish, hurry := make(chan struct{}), make(chan struct{})
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.cli.Context))
+	defer cancel()
+	working := make(chan error, 1)
+	go func() { working <- s.work(ctx, finish, hurry) }()
+	err := runChild(argv, s.environ(), func(child *runner.Child, code int) error {
+		ended := time.Now()
+		var left time.Duration
+		if interrupted := child.Interrupted; ended.Sub(interrupted) < 2*stopTimeout {
+			// Somebody wants the end: nothing new is begun.
+			left = stopTimeout - ended.Sub(interrupted)
+			cancel()
+		} else {
+			left = s.cli.Duration("deadline")
+			close(finish)
+		}
+		workErr := waitForWork(working, left, child, cancel, hurry)
+		return s.conclude(&code, time.Since(ended), workErr)
+	})
+	cancel()
+	return err
+}
+
+// waitForWork waits for the end of the work. When time is up, what is in hand goes
+// back; a signal ends it as it does while the command runs, and a second one at once.
+func waitForWork(working <-chan error, left time.Duration, child *runner.Child, cancel func(), hurry chan struct{}) error {
+	deadline := time.NewTimer(left)
+	defer deadline.Stop()
+	var once, twice bool
+	for {
+		select {
+		case err := <-working:
+			return err
+		case <-deadline.C:
+			cancel()
+			if !twice {
+				twice = true
+				close(hurry)
+			}
+		case <-child.Signals():
+			cancel()
+			if once && !twice {
+				twice = true
+				close(hurry)
+			}
+			if !once {
+				once = true
+				deadline.Reset(stopTimeout)
+			}
+		}
+	}
+}
+
+// withoutVariables returns an environment without some variables.
+func withoutVariables(env []string, names ...string) []string {
+	return slices.DeleteFunc(env, func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return slices.Contains(names, name)
+	})
+}

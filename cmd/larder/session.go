@@ -1,0 +1,253 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/nixclient"
+	"github.com/nix-larder/larder/internal/nixstore"
+	"github.com/nix-larder/larder/internal/runner"
+	"github.com/nix-larder/larder/queue"
+)
+
+// A session is one run, or what is between start and stop: a queue of its own in a
+// directory of its own, and a cache.
+//
+//	queue.db…      the queue
+//	journal        what happened: see package runner
+//	larder-hook…   the hook and the files beside it, where Nix sees them here
+//	session.json   of start: what stop has to know
+//	log            of start: what its worker says
+type session struct {
+	cli      *cli.Context
+	dir      string
+	queue    *queue.Queue
+	settings queue.Settings
+	lock     *queue.Lock
+	journal  *runner.Journal
+	log      *slog.Logger
+
+	// How Nix is told.
+	wiring runner.Wiring
+	hook   string
+
+	begin   time.Time
+	adopted int // jobs of runs that were killed
+}
+
+// sessionsDir returns where the user's sessions are.
+func sessionsDir() (string, error) {
+	file, err := queue.DefaultFile(os.Geteuid(), os.Getenv)
+	if err == nil {
+		dir := filepath.Join(filepath.Dir(file), "runs")
+		if err = os.MkdirAll(dir, 0o755); err == nil && canMake(filepath.Join(dir, "x")) == nil {
+			return dir, nil
+		}
+	}
+	// Without a home there is still a place for what need not outlive the machine.
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("larder-%d", os.Geteuid()))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("make a place for the run: %w", err)
+	}
+	return dir, nil
+}
+
+// newSession makes a session. Whatever it has made is gone after an error.
+func newSession(c *cli.Context, keep bool, log *slog.Logger) (_ *session, err error) {
+	url, err := cacheURL(c, queue.Settings{})
+	if err != nil {
+		return nil, err
+	}
+	cacheDir, err := parseCache(url)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{cli: c, log: log, begin: time.Now()}
+	dirs := nixstore.DefaultDirs()
+	var client *nixclient.Client
+	var asked errgroup.Group // most of the time is Nix's
+	asked.Go(func() (err error) {
+		client, err = nixclient.Ask(c.Context, dirs)
+		return err
+	})
+	defer func() {
+		if err != nil {
+			_ = asked.Wait() // (ignored) there is an error already
+			s.remove()
+		}
+	}()
+	if keep {
+		if err := s.make(dirs, bincache.URL(cacheDir)); err != nil {
+			return nil, err
+		}
+	}
+	if err := asked.Wait(); err != nil {
+		return nil, err
+	}
+	return s, s.wire(client, dirs, cacheDir, keep)
+}
+
+// make makes the session's directory, and what is in it.
+func (s *session) make(dirs nixstore.Dirs, cacheURL string) error {
+	var err error
+	if s.settings, err = sessionSettings(s.cli, dirs, cacheURL); err != nil {
+		return err
+	}
+	cacheDir, err := parseCache(cacheURL)
+	if err != nil {
+		return err
+	}
+	cache, err := makeCache(cacheDir, dirs.Store, bincache.Options{})
+	if err != nil {
+		return err
+	}
+	cache.Close()
+	parent, err := sessionsDir()
+	if err != nil {
+		return err
+	}
+	s.dir = filepath.Join(parent, fmt.Sprintf("%s-%s", s.begin.UTC().Format("20060102T150405"), rand.Text()[:8]))
+	if err := os.Mkdir(s.dir, 0o755); err != nil {
+		return fmt.Errorf("make a place for the run: %w", err)
+	}
+	if s.queue, err = queue.Create(s.cli.Context, filepath.Join(s.dir, "queue.db")); err != nil {
+		return err
+	}
+	if err := s.queue.SetSettings(s.cli.Context, s.settings); err != nil {
+		return err
+	}
+	if s.lock, err = s.queue.Lock(); err != nil {
+		return err
+	}
+	if _, err := openRoots(s.queue); err != nil {
+		return err
+	}
+	s.journal, err = runner.OpenJournal(filepath.Join(s.dir, "journal"))
+	return err
+}
+
+// sessionSettings returns the settings of a session's queue.
+func sessionSettings(c *cli.Context, dirs nixstore.Dirs, cacheURL string) (queue.Settings, error) {
+	s := queue.Settings{Cache: cacheURL}
+	compression, err := parseCompression(c, s)
+	if err != nil {
+		return s, err
+	}
+	s.Compression = compression.String()
+	r, err := rulesOf(c, s, dirs.Store)
+	s.Rules = r.Format()
+	return s, err
+}
+
+// wire finds out what Nix can be told, lays the hook down where it can be of use, and
+// makes what is in the store now the beginning.
+func (s *session) wire(client *nixclient.Client, dirs nixstore.Dirs, cacheDir string, keep bool) error {
+	wish := runner.Wish{Substituter: bincache.SubstituterURL(cacheDir), Keep: keep}
+	s.wiring = runner.Wire(client, wish)
+	if s.wiring.Hook {
+		if err := s.installHook(dirs); err != nil {
+			// The watcher finds everything without it.
+			s.wiring.Hook = false
+			s.wiring.Notes = append(s.wiring.Notes, fmt.Sprintf("the hook could not be laid down, so that what is built is found in Nix's database: %v", err))
+		}
+	}
+	if s.queue == nil {
+		return nil
+	}
+	if client.Access == nixclient.Local {
+		if err := initStore(s.cli, dirs); err != nil {
+			return err
+		}
+	}
+	// Last, so that the hook is not something that came into the store later.
+	return begin(s.cli.Context, s.queue)
+}
+
+// initStore lets Nix make its database, where that would be done by the first command
+// of a machine: what is to be watched has to be there.
+func initStore(c *cli.Context, dirs nixstore.Dirs) error {
+	if _, err := os.Stat(filepath.Join(dirs.State, "db", "schema")); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	_, err := runNix(c.Context, "nix-store", "--init")
+	return err
+}
+
+func (s *session) installHook(dirs nixstore.Dirs) error {
+	program, err := hookProgram("")
+	if err != nil {
+		return err
+	}
+	if s.wiring.InStore {
+		s.hook, err = installHook(s.cli.Context, dirs, program, s.queue)
+		return err
+	}
+	s.hook = filepath.Join(s.dir, hookName)
+	if err := os.WriteFile(s.hook+".queue", []byte(s.queue.File()+"\n"), 0o644); err != nil {
+		return err
+	}
+	return os.Symlink(program, s.hook)
+}
+
+// environ returns the environment of a command whose Nix uses the cache.
+func (s *session) environ() []string {
+	env := withoutVariables(os.Environ(), "NIX_CONFIG", "LARDER_QUEUE", "LARDER_SIGNING_KEY")
+	return append(env, "NIX_CONFIG="+s.wiring.NixConfig(os.Getenv("NIX_CONFIG"), s.hook), insideVariable+"="+s.dir)
+}
+
+// remove removes all of the session.
+func (s *session) remove() {
+	err := s.tryRemove()
+	if err != nil {
+		s.log.Warn("run left something behind", "dir", s.dir, "err", err)
+	}
+}
+
+func (s *session) tryRemove() error {
+	var errs []error
+	if s.journal != nil {
+		errs = append(errs, s.journal.Close())
+	}
+	if s.queue != nil {
+		errs = append(errs, rootsOf(s.queue).RemoveAll(), removeHook(nixstore.DefaultDirs(), s.queue.File()))
+		if s.lock != nil {
+			errs = append(errs, s.queue.Remove(), s.lock.Unlock())
+		} else {
+			errs = append(errs, s.queue.Close())
+		}
+	}
+	if s.dir != "" {
+		errs = append(errs, os.RemoveAll(s.dir))
+	}
+	return errors.Join(errs...)
+}
+
+// insideVariable names, in the environment of a command, the session that it is part
+// of.
+const insideVariable = "LARDER_SESSION"
+
+// introduce says how the command's Nix is told, where that is not as one would expect.
+func (s *session) introduce() {
+	for _, note := range s.wiring.Notes {
+		fmt.Fprintf(s.cli.App.ErrWriter, "larder: %s\n", note)
+	}
+}
+
+// sessionLog returns the log of a session that a person waits for, who hears of it in
+// the report.
+func sessionLog(c *cli.Context) *slog.Logger {
+	if c.Bool("verbose") {
+		return slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))
+	}
+	return slog.New(slog.DiscardHandler)
+}

@@ -1,0 +1,243 @@
+// Package nixclient finds out how Nix serves the user: where builds happen, what the
+// settings are, and what of them the user may change.
+//
+// Nix itself is asked, by its own programs, since it alone knows what its files, its
+// environment and its defaults come to. What no program tells is found out as Nix
+// does it (src/libstore/store-api.cc, openFromNonUri; daemon.cc).
+package nixclient
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nix-larder/larder/internal/nixstore"
+)
+
+// ErrNoNix says that there is no Nix in the PATH.
+var ErrNoNix = errors.New("Nix is not in the PATH")
+
+// An Access is how the user's commands reach the store.
+type Access string
+
+const (
+	// Local is without a daemon: builds, and their hook, run as the user.
+	Local Access = "local"
+	// Daemon is through a nix-daemon on this machine, as which builds run.
+	Daemon Access = "daemon"
+	// Elsewhere is a store that is not this machine's /nix/store, or is but can't be
+	// told to be.
+	Elsewhere Access = "elsewhere"
+)
+
+// A Client is what Nix says to one user in one environment.
+type Client struct {
+	Access Access
+
+	// Store is the setting that chooses the store, such as "auto" or "daemon".
+	Store string
+
+	// Trusted tells whether the user may change settings of the daemon. Without one,
+	// everybody may.
+	Trusted bool
+
+	// Apart tells whether the daemon is known to see other files than we do, the store
+	// excepted.
+	Apart bool
+
+	settings map[string]setting
+}
+
+// A setting is one of Nix's, in show-config's form.
+type setting struct {
+	Value any `json:"value"`
+}
+
+// Ask asks Nix. The error wraps [ErrNoNix] if there is none.
+func Ask(ctx context.Context, dirs nixstore.Dirs) (*Client, error) {
+	nix, err := exec.LookPath("nix")
+	if err != nil {
+		return nil, ErrNoNix
+	}
+	var c Client
+	var info *storeInfo
+	var settingsErr error
+	var tasks sync.WaitGroup // each is a process of Nix, and somebody waits for both
+	tasks.Go(func() { c.settings, settingsErr = showConfig(ctx, nix) })
+	socket := daemonSocket(dirs)
+	if os.Geteuid() != 0 || os.Getenv("NIX_REMOTE") != "" {
+		tasks.Go(func() { info = pingStore(ctx, nix) })
+	}
+	tasks.Wait()
+	if settingsErr != nil {
+		return nil, fmt.Errorf("ask Nix for its settings: %w", settingsErr)
+	}
+	c.Store = c.String("store")
+	c.Access = accessOf(c.Store, socket, dirs)
+	c.Trusted = c.Access != Daemon || trusted(c.Strings("trusted-users"))
+	if c.Access == Daemon && info != nil && info.Trusted != nil {
+		c.Trusted = *info.Trusted // the daemon's own word
+	}
+	if path, ok := strings.CutPrefix(c.Store, "unix://"); ok && path != "" {
+		socket, _, _ = strings.Cut(path, "?")
+	}
+	c.Apart = c.Access == Daemon && apart(socket)
+	return &c, nil
+}
+
+// String returns a setting, or "" if Nix does not know it.
+func (c *Client) String(name string) string {
+	text, _ := c.settings[name].Value.(string)
+	return text
+}
+
+// Strings returns a setting that is a list.
+func (c *Client) Strings(name string) []string {
+	list, _ := c.settings[name].Value.([]any)
+	var values []string
+	for _, v := range list {
+		if text, ok := v.(string); ok {
+			values = append(values, text)
+		}
+	}
+	return values
+}
+
+// Bool returns a setting that is true or false.
+func (c *Client) Bool(name string) bool {
+	on, _ := c.settings[name].Value.(bool)
+	return on
+}
+
+// Knows tells whether this Nix has a setting.
+func (c *Client) Knows(name string) bool {
+	_, ok := c.settings[name]
+	return ok
+}
+
+// MaySubstitute tells whether the user's commands may use a substituter, letter by
+// letter as it stands there.
+func (c *Client) MaySubstitute(url string) bool {
+	return c.Trusted || slices.Contains(c.Strings("trusted-substituters"), url) || slices.Contains(c.Strings("substituters"), url)
+}
+
+func showConfig(ctx context.Context, nix string) (map[string]setting, error) {
+	// Since 2.17 it is called "config show", and this name still works.
+	out, err := run(ctx, nix, "show-config", "--json")
+	if err != nil {
+		if newer, newErr := run(ctx, nix, "config", "show", "--json"); newErr == nil {
+			out, err = newer, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	var settings map[string]setting
+	return settings, json.Unmarshal(out, &settings)
+}
+
+// A storeInfo is what "nix store info" prints, as far as we need it.
+type storeInfo struct {
+	Trusted *bool // nil if the daemon does not say, as before 2.15
+}
+
+// pingStore returns nil if Nix does not tell, as before 2.15.
+func pingStore(ctx context.Context, nix string) *storeInfo {
+	out, err := run(ctx, nix, "store", "ping", "--json")
+	if err != nil {
+		return nil // (ignored) its settings have to do
+	}
+	var raw struct {
+		Trusted any `json:"trusted"` // 2.26 writes 1, later ones true
+	}
+	if json.Unmarshal(out, &raw) != nil {
+		return nil
+	}
+	var info storeInfo
+	switch v := raw.Trusted.(type) {
+	case bool:
+		info.Trusted = &v
+	case float64:
+		is := v == 1
+		info.Trusted = &is
+	}
+	return &info
+}
+
+// run runs one of Nix's commands for its output.
+func run(ctx context.Context, nix string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, nix, append([]string{"--extra-experimental-features", "nix-command"}, args...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("nix %s: %w: %s", args[0], err, lastLine(stderr.String()))
+	}
+	return out, nil
+}
+
+func lastLine(text string) string {
+	text = strings.TrimSpace(text)
+	return text[strings.LastIndex(text, "\n")+1:]
+}
+
+func daemonSocket(dirs nixstore.Dirs) string {
+	if socket := os.Getenv("NIX_DAEMON_SOCKET_PATH"); socket != "" {
+		return socket
+	}
+	return filepath.Join(dirs.State, "daemon-socket", "socket")
+}
+
+// accessOf follows Nix's openFromNonUri.
+func accessOf(store, socket string, dirs nixstore.Dirs) Access {
+	switch {
+	case store == "" || store == "auto":
+		if unix.Access(dirs.State, unix.R_OK|unix.W_OK) == nil {
+			return Local
+		}
+		if _, err := os.Stat(socket); err == nil {
+			return Daemon
+		}
+		if _, err := os.Stat(dirs.State); err != nil && os.Geteuid() != 0 {
+			return Elsewhere // Nix makes a store in the user's home
+		}
+		return Local
+	case store == "local":
+		return Local
+	case store == "daemon", strings.HasPrefix(store, "unix://"):
+		return Daemon
+	}
+	return Elsewhere
+}
+
+// trusted follows what a daemon does with trusted-users.
+func trusted(names []string) bool {
+	if os.Geteuid() == 0 || slices.Contains(names, "*") {
+		return true
+	}
+	me, err := user.Current()
+	if err != nil {
+		return false
+	}
+	if slices.Contains(names, me.Username) {
+		return true
+	}
+	groups, _ := me.GroupIds() // (ignored) those that it did find count
+	for _, gid := range groups {
+		if g, err := user.LookupGroupId(gid); err == nil && slices.Contains(names, "@"+g.Name) {
+			return true
+		}
+	}
+	return false
+}

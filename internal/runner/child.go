@@ -1,0 +1,106 @@
+package runner
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// Exit codes of a command that could not be run, as a shell has them.
+const (
+	exitNotExecutable = 126
+	exitNotFound      = 127
+	exitSignal        = 128 // and the signal's number
+)
+
+// A Child is the command that a run is around. It has our terminal and our place among
+// the jobs of it, so that ^C, ^Z and fg do what they do without us.
+type Child struct {
+	cmd     *exec.Cmd
+	signals chan os.Signal
+	ended   chan struct{}
+
+	// Interrupted is when the last signal came that asks to end, or the zero time. It
+	// is good after Wait.
+	Interrupted time.Time
+}
+
+// StartChild starts a command. If that can't be done it returns an error, and the exit
+// code that says so. From here on signals that ask to end do not end us, until Close.
+func StartChild(argv, env []string) (c *Child, code int, err error) {
+	c = &Child{cmd: exec.Command(argv[0], argv[1:]...), signals: make(chan os.Signal, 16), ended: make(chan struct{})}
+	c.cmd.Env = env
+	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	signal.Notify(c.signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+	if err := c.cmd.Start(); err != nil {
+		c.Close()
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+			return nil, exitNotFound, err
+		}
+		return nil, exitNotExecutable, err
+	}
+	return c, 0, nil
+}
+
+// Wait waits for the command's end, passes signals on until then, and returns its exit
+// code.
+func (c *Child) Wait() int {
+	go func() {
+		_ = c.cmd.Wait() // (ignored) ProcessState tells
+		close(c.ended)
+	}()
+	for {
+		select {
+		case s := <-c.signals:
+			c.pass(s.(syscall.Signal))
+		case <-c.ended:
+			return exitCode(c.cmd.ProcessState)
+		}
+	}
+}
+
+// pass passes a signal on, unless the terminal has sent it to all of us.
+func (c *Child) pass(s syscall.Signal) {
+	fromTerminal := false
+	switch s {
+	case syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP:
+		fromTerminal = inForeground()
+		fallthrough
+	case syscall.SIGTERM:
+		c.Interrupted = time.Now()
+	}
+	if !fromTerminal {
+		_ = c.cmd.Process.Signal(s) // (ignored) it has just ended
+	}
+}
+
+// Signals are those that came after the command's end.
+func (c *Child) Signals() <-chan os.Signal { return c.signals }
+
+// Close lets signals do again what they do.
+func (c *Child) Close() { signal.Stop(c.signals) }
+
+func exitCode(s *os.ProcessState) int {
+	if status, ok := s.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return exitSignal + int(status.Signal())
+	}
+	return s.ExitCode()
+}
+
+// inForeground tells whether our process group is the one to which the terminal sends
+// what is typed. (The system knows who sent a signal, but Go does not pass it on. So
+// somebody who sends SIGINT with kill to a run in the foreground of a terminal reaches
+// only us; SIGTERM reaches the command always.)
+func inForeground() bool {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDONLY|syscall.O_NOCTTY, 0)
+	if err != nil {
+		return false // no terminal at all
+	}
+	defer tty.Close()
+	group, err := foregroundGroup(tty)
+	return err == nil && group == syscall.Getpgrp()
+}
