@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -27,6 +28,7 @@ type entry struct {
 	dump        *dump          // when it is dumped
 	cancel      context.CancelFunc
 	finished    bool
+	read        atomic.Int64 // bytes of its NAR; the mutex does not guard it
 }
 
 // A call is one call of Copy. The Writer's mutex guards it.

@@ -221,18 +221,33 @@ func (r *Result) add(o Result) {
 
 // Progress is how far all calls of Copy together are.
 type Progress struct {
-	Paths    int   // to look at, as far as known
-	Done     int   // of those: in the cache
-	NarBytes int64 // of those copied
+	Paths    int    // to look at, as far as known
+	Done     int    // of those: in the cache
+	NarBytes int64  // to copy, as far as known: sizes of NARs
+	Read     int64  // of those
+	Current  string // one of the paths that are being dumped, or ""
 }
 
 // Progress returns how far all calls of Copy together are.
 func (w *Writer) Progress() Progress {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return Progress{
+	p := Progress{
 		Paths:    len(w.complete) + len(w.open) + w.unlooked,
 		Done:     len(w.complete),
 		NarBytes: w.narBytes,
+		Read:     w.narBytes,
 	}
+	var largest int64
+	for _, e := range w.open {
+		if e.present {
+			continue
+		}
+		p.NarBytes += e.info.NarSize
+		p.Read += e.read.Load()
+		if e.cancel != nil && e.info.NarSize > largest { // the one that people wait for
+			p.Current, largest = e.info.Path, e.info.NarSize
+		}
+	}
+	return p
 }

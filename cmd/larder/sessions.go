@@ -184,7 +184,7 @@ func ignoreLocked(err error) error {
 // since somebody looked.
 func (s *session) adopt(from *queue.Queue, settings queue.Settings) error {
 	ctx := s.cli.Context
-	if err := look(ctx, s.cli, from, settings); err != nil {
+	if err := look(ctx, s.cli, from, settings, s.journal.Add); err != nil {
 		s.log.Warn("what an earlier run has not looked at is not kept", "err", err)
 	}
 	byDrv := make(map[string][]string)

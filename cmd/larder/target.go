@@ -230,13 +230,15 @@ func (t *target) added(n *bincache.NarInfo) {
 	t.tell(runner.Event{Kind: runner.Added, Path: n.StorePath, NarBytes: n.NarSize, FileBytes: n.FileSize})
 }
 
-// observe tells of a registration that the watcher has dealt with.
-func (t *target) observe(reg nixstore.Registration, unwanted string, present bool) {
-	class := rules.ClassOf(reg, false)
-	if class == rules.Drvs && unwanted != "" {
-		return // there are as many of them as of everything else, and nobody asks
+// observer returns what tells of registrations that the watcher has dealt with.
+func observer(tell func(runner.Event)) func(reg nixstore.Registration, unwanted string, present bool) {
+	return func(reg nixstore.Registration, unwanted string, present bool) {
+		class := rules.ClassOf(reg, false)
+		if class == rules.Drvs && unwanted != "" {
+			return // there are as many of them as of everything else, and nobody asks
+		}
+		tell(runner.Event{Kind: runner.Registered, Path: reg.Path, Class: class, Present: present, Reason: unwanted, NarBytes: reg.NarSize})
 	}
-	t.tell(runner.Event{Kind: runner.Registered, Path: reg.Path, Class: class, Present: present, Reason: unwanted, NarBytes: reg.NarSize})
 }
 
 // copyJob is a worker's Copy.
