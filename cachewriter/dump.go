@@ -124,7 +124,7 @@ func (w *Writer) dump(ctx context.Context, d *dumper, info *nixstore.Info) (*dum
 	case err != nil || n.NarHash != bincache.Hash(info.NarHash) || info.NarSize != 0 && info.NarSize != size:
 		err = w.judge(ctx, info, n, err)
 	default:
-		err = n.Check()
+		err = w.sign(n)
 	}
 	if err != nil {
 		file.Discard()
