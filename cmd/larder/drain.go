@@ -20,10 +20,10 @@ func drainCommand() *cli.Command {
 		Usage: "wait until everything queued is in the cache",
 		Description: "Looks what has come into the store since the last look, and does the work itself when no daemon is alive. Exits with 3 if the timeout passed with jobs left over, which stay queued, " +
 			"and with 4 if some jobs are dead letters.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
 			&cli.DurationFlag{Name: "timeout", EnvVars: []string{"LARDER_TIMEOUT"}, DefaultText: "as long as it takes", Usage: "how long to wait"},
-		},
+		}, keyFlags()...),
 		Action: drain,
 	}
 }
@@ -64,7 +64,7 @@ func drain(c *cli.Context) error {
 
 // look queues what has come into the store since the last look.
 func look(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings) error {
-	v, err := openView(c, s)
+	v, err := openJobView(c, s)
 	if err != nil {
 		return err
 	}
