@@ -42,6 +42,10 @@ func (w *Writer) signPresent(ctx context.Context, info *nixstore.Info, have *bin
 	if n.Sigs, err = n.Sign(w.keys); err != nil {
 		return false, err
 	}
+	// Whoever closes the Writer does not wait for the cache's lock.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(w.ctx, cancel)()
 	return w.addSignatures(ctx, n)
 }
 
