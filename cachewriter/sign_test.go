@@ -13,10 +13,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
-	"golang.org/x/sys/unix"
-
-	"github.com/nix-larder/larder/internal/nixtest"
-	"github.com/nix-larder/larder/internal/trouble"
 )
 
 func newKey(t *testing.T, name string) signature.SecretKey {
@@ -219,19 +215,4 @@ func TestSigningWaitsForTheLockButNotAtTheEnd(t *testing.T) {
 	must(t, within(t, 5*time.Second, "Copy", done))
 	f.signedBy(t, keys, path)
 	f.check(t)
-}
-
-func TestCacheThatCanNotBeSignedIsUnavailable(t *testing.T) {
-	disk := trouble.Tmpfs(t, "8m")
-	f := newFixtureAt(t, nixtest.New(t), filepath.Join(disk, "cache"))
-	path := f.nix.Add(t, "source", "source")
-	f.copy(t, Options{}, path)
-	must(t, unix.Mount("tmpfs", disk, "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
-	keys := []signature.SecretKey{newKey(t, "one-1")}
-	w := f.writer(t, Options{Keys: keys})
-	_, err := w.Copy(t.Context(), path)
-	unavailable(t, err, syscall.EROFS)
-	must(t, unix.Mount("tmpfs", disk, "tmpfs", unix.MS_REMOUNT, ""))
-	must(t, copyOnly(t, w, path, Result{Paths: 1, Signed: 1}))
-	f.signedBy(t, keys, path)
 }
