@@ -132,7 +132,7 @@ func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
 	case err != nil || n.NarHash != bincache.Hash(info.NarHash) || info.NarSize != 0 && info.NarSize != size:
 		err = w.judge(ctx, info, n, err)
 	default:
-		err = n.Check()
+		err = w.sign(n)
 	}
 	if err != nil {
 		file.Discard()

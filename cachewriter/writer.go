@@ -25,7 +25,9 @@
 //
 // Calls of Copy share all of it: a path that two closures need is dumped once.
 //
-// A NAR is published only if its hash and size are those in Nix's database. Memory
+// A NAR is published only if its hash and size are those in Nix's database. What
+// is signed is what that database says, also of entries that are there already.
+// Memory
 // is bounded by the window and by a frame per dumper; only Copy's list of a
 // closure grows with it, by less than 200 bytes for each path.
 package cachewriter
@@ -37,6 +39,8 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/nixstore"
@@ -73,6 +77,11 @@ type Options struct {
 	// Compression of new NARs. The zero value means DefaultCompression.
 	Compression Compression
 
+	// Keys sign every entry that Copy comes to, also those that are there already, if
+	// their contents are those in the store. What Nix's database has of signatures is
+	// kept, with keys and without.
+	Keys []signature.SecretKey
+
 	// Workers is how many paths are dumped at a time. Zero means one per core.
 	Workers int
 
@@ -103,6 +112,7 @@ type Writer struct {
 	cache       *bincache.Cache
 	store       *nixstore.Store
 	compression Compression
+	keys        []signature.SecretKey
 	elsewhere   func(context.Context, *nixstore.Info) (bool, error)
 	cut         func(*nixstore.Info) string
 	published   func(*bincache.NarInfo)
@@ -149,6 +159,7 @@ func New(o Options) *Writer {
 		cache:       o.Cache,
 		store:       o.Store,
 		compression: o.Compression,
+		keys:        o.Keys,
 		elsewhere:   o.Elsewhere,
 		cut:         o.Cut,
 		published:   o.Published,
@@ -208,6 +219,7 @@ func (w *Writer) Forget() {
 type Result struct {
 	Paths     int   // looked at; those known from an earlier call are not
 	Copied    int   // written to the cache by this process
+	Signed    int   // there already, and given signatures that they had not
 	NarBytes  int64 // of those: sizes of their NARs
 	FileBytes int64 // of those: sizes in the cache
 }
@@ -215,6 +227,7 @@ type Result struct {
 func (r *Result) add(o Result) {
 	r.Paths = max(r.Paths, o.Paths) // the second time it looks at the same paths
 	r.Copied += o.Copied
+	r.Signed += o.Signed
 	r.NarBytes += o.NarBytes
 	r.FileBytes += o.FileBytes
 }

@@ -25,7 +25,7 @@ func drainCommand() *cli.Command {
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
 			&cli.DurationFlag{Name: "timeout", EnvVars: []string{"LARDER_TIMEOUT"}, DefaultText: "as long as it takes", Usage: "how long to wait"},
-		}, reportFlags()...),
+		}, append(keyFlags(), reportFlags()...)...),
 		Action: drain,
 	}
 }
@@ -85,7 +85,7 @@ func (t *safeTally) Add(e runner.Event) {
 
 // look queues what has come into the store since the last look.
 func look(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings, tell func(runner.Event)) error {
-	v, err := openView(c, s)
+	v, err := openJobView(c, s)
 	if err != nil {
 		return err
 	}

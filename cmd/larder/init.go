@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
@@ -28,7 +30,7 @@ func initCommand() *cli.Command {
 			&cli.StringFlag{Name: "mode", Usage: "mode of the cache's files (default: 0644, for all to read)"},
 			&cli.StringFlag{Name: "group", Usage: "group of the cache's files"},
 			&cli.StringFlag{Name: "hook", Usage: "the larder-hook `PROGRAM` (default: the one beside larder)"},
-		}, ruleFlags(), modeFlags()),
+		}, keyFlags(), generateFlags(), ruleFlags(), modeFlags()),
 		Action: initialize,
 	}
 }
@@ -47,6 +49,10 @@ func initialize(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	keys, writeKeys, err := initKeys(c, &want)
+	if err != nil {
+		return err
+	}
 	var program string
 	if want.Mode != watchOnly {
 		if program, err = hookProgram(c.String("hook")); err != nil {
@@ -62,6 +68,9 @@ func initialize(c *cli.Context) error {
 		return err
 	}
 	defer cache.Close()
+	if err := writeKeys(); err != nil {
+		return err
+	}
 
 	q, settings, err := openQueue(c, true)
 	if err != nil {
@@ -85,15 +94,28 @@ func initialize(c *cli.Context) error {
 	if err := begin(c.Context, q); err != nil {
 		return err
 	}
-	return printInit(c, initReport{q.File(), bincache.URL(dir), hook, bincache.SubstituterURL(dir)})
+	return printInit(c, newInitReport(q, dir, hook, keys))
 }
 
 // An initReport is what init prints.
 type initReport struct {
-	Queue       string `json:"queue"`
-	Cache       string `json:"cache"`
-	Hook        string `json:"hook,omitempty"`
-	Substituter string `json:"substituter"`
+	Queue       string   `json:"queue"`
+	Cache       string   `json:"cache"`
+	Hook        string   `json:"hook,omitempty"`
+	Substituter string   `json:"substituter"`
+	PublicKeys  []string `json:"trusted_public_keys,omitempty"`
+}
+
+// newInitReport has readers trust the keys, or, where there are none, the directory.
+func newInitReport(q *queue.Queue, dir, hook string, keys []signature.SecretKey) initReport {
+	r := initReport{Queue: q.File(), Cache: bincache.URL(dir), Hook: hook, Substituter: bincache.URL(dir)}
+	if len(keys) == 0 {
+		r.Substituter = bincache.SubstituterURL(dir)
+	}
+	for _, key := range keys {
+		r.PublicKeys = append(r.PublicKeys, key.ToPublicKey().String())
+	}
+	return r
 }
 
 func printInit(c *cli.Context, r initReport) error {
@@ -102,6 +124,9 @@ func printInit(c *cli.Context, r initReport) error {
 		lines = fmt.Sprintf("post-build-hook = %s\n", r.Hook)
 	}
 	lines += fmt.Sprintf("extra-substituters = %s\n", r.Substituter)
+	if len(r.PublicKeys) > 0 {
+		lines += fmt.Sprintf("extra-trusted-public-keys = %s\n", strings.Join(r.PublicKeys, " "))
+	}
 	fmt.Fprintf(c.App.ErrWriter, "larder: queue %s feeds cache %s; put what follows into nix.conf, restart nix-daemon if there is one, and run larder daemon\n", r.Queue, r.Cache)
 	return printResult(c, r, lines)
 }

@@ -46,6 +46,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		ExitErrHandler:            func(*cli.Context, error) {}, // main decides
 		OnUsageError:              onUsageError,
 		Action:                    noCommand,
+		Metadata:                  map[string]any{"keys": newKeyring()},
 		Commands: []*cli.Command{
 			initCommand(),
 			uninstallCommand(),

@@ -31,7 +31,8 @@ func runCommand() *cli.Command {
 
 // sessionFlags are those of run and start.
 func sessionFlags() []cli.Flag {
-	return slices.Concat([]cli.Flag{cacheFlag(), compressionFlag(), workersFlag()}, ruleFlags(), []cli.Flag{
+	return slices.Concat([]cli.Flag{cacheFlag(), compressionFlag(), workersFlag()}, keyFlags(), ruleFlags(), []cli.Flag{
+		trustedKeyFlag(),
 		&cli.BoolFlag{Name: "read-only", EnvVars: []string{"LARDER_READ_ONLY"}, Usage: "use what the cache has, and write nothing"},
 		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "say what is done meanwhile"},
 	})
@@ -95,7 +96,7 @@ func outerSession(c *cli.Context) string {
 
 // plainly runs the command as if we were not there.
 func plainly(c *cli.Context, argv []string) error {
-	return runChild(argv, withoutVariables(os.Environ(), "LARDER_SIGNING_KEY"), func(child *runner.Child, code int) error { return codeError(code) })
+	return runChild(argv, os.Environ(), func(child *runner.Child, code int) error { return codeError(code) })
 }
 
 // runChild runs a command, and calls after with its exit code while signals still do

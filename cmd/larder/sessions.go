@@ -29,6 +29,7 @@ type sessionState struct {
 	NixConfig string        `json:"nix_config"`
 	Wiring    runner.Wiring `json:"wiring"`
 	Hook      string        `json:"hook"`
+	Signers   []string      `json:"signers"`
 	Worker    int           `json:"worker"` // process ID
 }
 
@@ -83,7 +84,7 @@ func openSession(c *cli.Context, dir string) (*session, *sessionState, error) {
 	if state.Version != sessionVersion {
 		return nil, nil, fmt.Errorf("open session %s: it is of version %d, want %d: another larder has started it", dir, state.Version, sessionVersion)
 	}
-	s.begin, s.wiring, s.hook = state.Begin, state.Wiring, state.Hook
+	s.begin, s.wiring, s.hook, s.signers = state.Begin, state.Wiring, state.Hook, state.Signers
 	if s.queue, err = queue.Open(c.Context, s.file("queue.db")); err != nil {
 		return nil, nil, err
 	}

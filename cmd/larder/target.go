@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/cachewriter"
@@ -25,6 +26,7 @@ type view struct {
 	cache *bincache.Cache
 	rules rules.Rules
 	bases []*bincache.Cache
+	keys  []signature.SecretKey // with which entries are to be signed
 }
 
 // openView opens what a command only looks at.
@@ -44,6 +46,19 @@ func openView(c *cli.Context, s queue.Settings) (*view, error) {
 		}
 		return cache, orHint(err, hintCache)
 	})
+}
+
+// openJobView is openView for those who look what there is to do, be it only to sign.
+func openJobView(c *cli.Context, s queue.Settings) (*view, error) {
+	keys, err := signingKeys(c, s)
+	if err != nil {
+		return nil, err
+	}
+	v, err := openView(c, s)
+	if err == nil {
+		v.keys = keys
+	}
+	return v, err
 }
 
 func newView(s queue.Settings, openCache func(storeDir string) (*bincache.Cache, error)) (_ *view, err error) {
@@ -121,11 +136,20 @@ func (v *view) replaced() string {
 // present tells whether a path need not come into the cache, as far as that can be
 // found out.
 func (v *view) present(path string) bool {
-	if _, err := v.cache.Entry(path); err == nil {
-		return true
+	if have, err := v.cache.Entry(path); err == nil {
+		return !v.unsigned(have)
 	}
 	base, err := v.base(path)
 	return err == nil && base != nil
+}
+
+// unsigned tells whether an entry lacks a signature that we would add.
+func (v *view) unsigned(have *bincache.NarInfo) bool {
+	if signed, err := have.SignedBy(v.keys); signed || err != nil {
+		return false
+	}
+	info, err := v.store.Info(context.Background(), have.StorePath)
+	return err == nil && have.NarHash == bincache.Hash(info.NarHash)
 }
 
 // base returns the base that has a path, or nil.
@@ -192,6 +216,10 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 	if err != nil {
 		return nil, err
 	}
+	keys, err := signingKeys(c, s)
+	if err != nil {
+		return nil, err
+	}
 	if c.Int("workers") < 0 {
 		return nil, usageError(fmt.Sprintf("--workers is %d", c.Int("workers")), "at least 1, or leave it out")
 	}
@@ -201,6 +229,7 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 	if err != nil {
 		return nil, err
 	}
+	v.keys = keys
 	if err := v.cache.SweepTemp(sweepAge); err != nil {
 		v.close()
 		return nil, orHint(err, hintCache)
@@ -210,6 +239,7 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 		Cache:       v.cache,
 		Store:       v.store,
 		Compression: compression,
+		Keys:        keys,
 		Workers:     c.Int("workers"),
 		Background:  o.background,
 		Elsewhere:   v.elsewhere,
@@ -256,7 +286,7 @@ func (t *target) copyJob(ctx context.Context, job *queue.Job) ([]slog.Attr, erro
 	switch {
 	case err == nil:
 		return []slog.Attr{
-			slog.Int("paths", r.Paths), slog.Int("copied", r.Copied),
+			slog.Int("paths", r.Paths), slog.Int("copied", r.Copied), slog.Int("signed", r.Signed),
 			slog.Int64("nar_bytes", r.NarBytes), slog.Int64("file_bytes", r.FileBytes),
 		}, nil
 	case errors.Is(err, cachewriter.ErrLeftOut):
