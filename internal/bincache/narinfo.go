@@ -208,13 +208,8 @@ func checkCA(ca string) error {
 	if ca == "" {
 		return nil
 	}
-	for _, method := range []string{"text:", "fixed:r:", "fixed:git:", "fixed:"} {
-		if hash, ok := strings.CutPrefix(ca, method); ok {
-			_, err := nixhash.ParseAny(hash, nil)
-			return err
-		}
-	}
-	return fmt.Errorf("%q is not a content address", ca)
+	_, _, err := parseCA(ca)
+	return err
 }
 
 func parseSize(value string) (int64, error) {
