@@ -55,6 +55,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			statusCommand(),
 			retryCommand(),
 			syncCommand(),
+			listCommand(),
 			explainCommand(),
 		},
 	}
