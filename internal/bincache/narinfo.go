@@ -166,7 +166,7 @@ var baseName = regexp.MustCompile(`^[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,2
 
 func checkBaseName(name string) error {
 	if !baseName.MatchString(name) {
-		return fmt.Errorf("%q is not <hash>-<name>", name)
+		return fmt.Errorf("%.250q is not <hash>-<name>", name)
 	}
 	return nil
 }

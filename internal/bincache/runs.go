@@ -55,6 +55,11 @@ func (c *Cache) RecordRun(r Run, granularity time.Duration) (written bool, err e
 }
 
 func (c *Cache) recordRun(r Run) error {
+	for p := range r.Paths() {
+		if err := checkBaseName(path.Base(p)); err != nil {
+			return err
+		}
+	}
 	text := r.format()
 	if _, err := parseRun(text, c.storeDir); err != nil {
 		return err
@@ -188,8 +193,8 @@ func (r *Run) format() []byte {
 // parseRun reads a record of paths in a store directory.
 func parseRun(text []byte, storeDir string) (Run, error) {
 	header, rest, _ := strings.Cut(string(text), "\n")
-	number, ok := strings.CutPrefix(header, runHeader)
-	version, err := strconv.Atoi(number)
+	digits, ok := strings.CutPrefix(header, runHeader)
+	version, err := strconv.Atoi(digits)
 	if !ok || err != nil || version < 1 {
 		return Run{}, errors.New("it is not the record of a run")
 	}
@@ -202,9 +207,11 @@ func parseRun(text []byte, storeDir string) (Run, error) {
 		return Run{}, errors.New("its end is missing")
 	}
 	var r Run
+	number := 1
 	for line := range strings.SplitSeq(strings.TrimPrefix(body, "\n"), "\n") {
+		number++
 		if err := r.set(line, storeDir); err != nil {
-			return Run{}, fmt.Errorf("line %.100q: %w", line, err)
+			return Run{}, fmt.Errorf("line %d: %w", number, err)
 		}
 	}
 	if r.Ended.IsZero() {
@@ -240,7 +247,7 @@ func (r *Run) set(line, storeDir string) error {
 
 func parseSeconds(text string) (time.Duration, error) {
 	seconds, err := strconv.ParseFloat(text, 64)
-	if err != nil || !(seconds >= 0 && seconds < 1e9) {
+	if err != nil || !(seconds >= 0 && seconds <= 1e9) {
 		return 0, fmt.Errorf("%q is not a time in seconds", text)
 	}
 	return time.Duration(math.Round(seconds*1000)) * time.Millisecond, nil
