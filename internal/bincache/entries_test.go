@@ -91,6 +91,7 @@ func TestEntriesEndWhenNobodyWantsMore(t *testing.T) {
 		break
 	}
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	var last error
 	for n, err := range c.Entries(ctx) {
 		cancel()
