@@ -90,13 +90,14 @@ func keysIn(c *cli.Context, files []string) (keys []signature.SecretKey, err err
 
 const trustedFlag = "trusted-public-key"
 
-// trustedKeyFlag is for all commands that have to do with what is signed already.
+// trustedKeyFlag is for those who read what is signed. In the variable several have
+// spaces between them.
 func trustedKeyFlag() cli.Flag {
-	return &cli.StringSliceFlag{Name: trustedFlag, EnvVars: []string{"LARDER_TRUSTED_PUBLIC_KEY"}, Usage: "take what is signed with this `KEY`, NAME:BASE64"}
+	return &cli.StringSliceFlag{Name: trustedFlag, EnvVars: []string{"LARDER_TRUSTED_PUBLIC_KEY"}, Usage: "trust what is signed by `NAME:BASE64`; can be given several times"}
 }
 
-// trustedKeys returns the public keys of the command line, in Nix's form.
-func trustedKeys(c *cli.Context) (keys []string, err error) {
+// trustedKeys returns the public keys of the command line.
+func trustedKeys(c *cli.Context) (keys []signature.PublicKey, err error) {
 	for _, text := range strings.Fields(strings.Join(c.StringSlice(trustedFlag), " ")) {
 		key, err := signature.ParsePublicKey(text)
 		if err != nil {
@@ -105,7 +106,7 @@ func trustedKeys(c *cli.Context) (keys []string, err error) {
 			}
 			return nil, usageError(fmt.Sprintf("%s is not a public key", text), "it looks like cache.example.org-1:IQ0Fz…=, as in trusted-public-keys")
 		}
-		keys = append(keys, key.String())
+		keys = append(keys, key)
 	}
 	return keys, nil
 }

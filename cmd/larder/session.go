@@ -106,8 +106,12 @@ func (s *session) wish(dirs nixstore.Dirs, cacheDir string) (runner.Wish, error)
 	if err != nil {
 		return w, err
 	}
-	if w.PublicKeys, err = trustedKeys(s.cli); err != nil {
+	trusted, err := trustedKeys(s.cli)
+	if err != nil {
 		return w, err
+	}
+	for _, key := range trusted {
+		w.PublicKeys = append(w.PublicKeys, key.String())
 	}
 	for _, key := range keys {
 		public := key.ToPublicKey().String()

@@ -31,21 +31,25 @@ type view struct {
 
 // openView opens what a command only looks at.
 func openView(c *cli.Context, s queue.Settings) (*view, error) {
-	return newView(s, func(storeDir string) (*bincache.Cache, error) {
-		url, err := cacheURL(c, s)
-		if err != nil {
-			return nil, err
-		}
-		dir, err := parseCache(url)
-		if err != nil {
-			return nil, err
-		}
-		cache, err := bincache.OpenReadOnly(dir, storeDir)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = withHint(err, hintNoCache(dir))
-		}
-		return cache, orHint(err, hintCache)
-	})
+	return newView(s, func(storeDir string) (*bincache.Cache, error) { return openReadOnly(c, s, storeDir) })
+}
+
+// openReadOnly opens the cache of the command line or of the queue's settings. An
+// empty storeDir stands for the one that the cache itself names.
+func openReadOnly(c *cli.Context, s queue.Settings, storeDir string) (*bincache.Cache, error) {
+	url, err := cacheURL(c, s)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := parseCache(url)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := bincache.OpenReadOnly(dir, storeDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = withHint(err, hintNoCache(dir))
+	}
+	return cache, orHint(err, hintCache)
 }
 
 // openJobView is openView for those who look what there is to do, be it only to sign.

@@ -120,6 +120,19 @@ func snapshot(t testing.TB, dir string) map[string]string {
 	return files
 }
 
+// times returns when everything below a directory was changed last.
+func times(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	changed := make(map[string]string)
+	for name := range snapshot(t, dir) {
+		info, err := os.Lstat(filepath.Join(dir, name))
+		must(t, err)
+		sys := info.Sys().(*syscall.Stat_t)
+		changed[name] = fmt.Sprint(info.ModTime(), sys.Ctim, sys.Ino)
+	}
+	return changed
+}
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
