@@ -23,7 +23,7 @@ var arrows = map[string][]string{
 	"watcher":            {"queue", "internal/nixstore", "internal/rules", "internal/gcroot", "internal/bell"},
 	"internal/worker":    {"queue", "internal/gcroot", "internal/bell"},
 	"cachewriter":        {"internal/nixstore", "internal/nar", "internal/bincache"},
-	"internal/runner":    {"internal/nixclient", "internal/rules"},
+	"internal/runner":    {"internal/nixclient", "internal/nixstore", "internal/rules"},
 	"internal/nixclient": {"internal/nixstore"},
 	"queue":              nil,
 	"internal/nar":       nil,

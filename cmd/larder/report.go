@@ -86,7 +86,11 @@ func concludeTally(ctx context.Context, c *cli.Context, q *queue.Queue, t *runne
 			t.LeftOver++
 		}
 	}
-	return t.Finish(), nil
+	r := t.Finish()
+	if err := record(ctx, s, t); err != nil {
+		r.Notes = append(r.Notes, fmt.Sprintf("it is not known what the cache saved, nor put down what was used: %v", err))
+	}
+	return r, nil
 }
 
 // publishReport shows the report to everybody who should see it.
