@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/nix-larder/larder/internal/hookmain"
 )
 
 // version is set by the linker.
@@ -26,6 +28,10 @@ const (
 )
 
 func main() {
+	// First of all: Nix waits for the hook, and signals are not for it.
+	if hookmain.Called() {
+		hookmain.Main()
+	}
 	// A second signal must not wait for what the first one began.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)

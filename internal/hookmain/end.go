@@ -1,4 +1,4 @@
-package main
+package hookmain
 
 /*
 #include <poll.h>
