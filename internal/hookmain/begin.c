@@ -36,4 +36,5 @@ __attribute__((constructor)) static void begin(void) {
 	// at its first malloc, and unmaps half of it again: a tenth of the hook's time.
 	mallopt(M_ARENA_MAX, 1);
 #endif
+	chain(name);
 }

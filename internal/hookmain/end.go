@@ -7,6 +7,8 @@ package hookmain
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "begin.h"
+
 // The last words: what to say if the process has to end now. Two, so that a
 // signal never finds one half written.
 static char words[2][1200];
@@ -37,6 +39,7 @@ static void end(int sig) {
 static void speak_now(void) { said = 1; }
 
 static void end_at(long usec) {
+	tell_chain(usec);
 	struct sigaction sa;
 	memset(&sa, 0, sizeof sa);
 	sa.sa_handler = end;

@@ -3,12 +3,35 @@
 //
 //	larder-hook [--queue FILE] [--deadline DURATION]
 //
-// Nix passes no arguments; a script around the hook may. The queue is that of
-// --queue, else LARDER_QUEUE, else what the file larder-hook.queue beside the
-// program says, else the user's default. The deadline is that of --deadline,
-// else LARDER_HOOK_DEADLINE, else 250ms.
+// Nix passes no arguments; a script around the hook may. The deadline is that of
+// --deadline, else LARDER_HOOK_DEADLINE, else 250ms.
 //
-// It exits with 0, whatever happens: see package hook.
+// Two files may lie beside the program: beside the name under which it is called,
+// if that is an absolute path, whatever that leads to.
+//
+//	larder-hook.queue   the queue's database, unless --queue or LARDER_QUEUE names
+//	                    one; without any of them it is the user's default
+//	larder-hook.next    the next hook
+//
+// Both have one absolute path in them. Without a next hook the program exits with 0,
+// whatever happens: see package hook.
+//
+// # The next hook
+//
+// Nix has only one post-build-hook, and what was configured before larder came goes
+// on being called: larder's part runs in a child process, and when that has ended, or
+// does not end within its deadline and is killed, the process executes the next hook.
+// That finds what Nix gave to this one: user and groups, environment, standard files,
+// working directory, signals, limits, process ID. It gets no arguments. What it says
+// and exits with is what Nix sees: if it fails, the build fails, as it would without
+// larder. The same is true if there can be no such hook:
+//
+//	exit code
+//	127   the next hook does not exist
+//	126   it can't be executed, or larder-hook.next does not say what it is
+//
+// The next hook may be one of another queue, with files of its own. If it leads back
+// to this one, it is not called.
 package hookmain
 
 import (
