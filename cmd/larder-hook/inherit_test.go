@@ -21,7 +21,7 @@ tr '\0' '\n' < /proc/$$/cmdline
 cat /proc/$$/timers /proc/$$/oom_score_adj
 cd -P .; pwd
 umask
-ls -l /proc/$$/fd | sed 's/^.*[0-9] \([0-9]* ->\)/\1/'
+for fd in /proc/$$/fd/*; do echo $fd; readlink $fd; done
 for fd in 0 1 2; do grep -e flags -e pos /proc/$$/fdinfo/$fd; done
 read children < /proc/$$/task/$$/children; echo children: $children
 cut -d ' ' -f 4-8,19 /proc/$$/stat
