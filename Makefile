@@ -1,6 +1,6 @@
 # Everything is static, SQLite and libzstd included, so that the programs also
 # run where a container or a mount namespace has no libraries.
-TAGS    := sqlite_omit_load_extension osusergo netgo
+TAGS    := sqlite_omit_load_extension osusergo netgo urfave_cli_no_docs
 LDFLAGS := -s -w -linkmode external -extldflags -static
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 

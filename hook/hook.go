@@ -3,8 +3,9 @@
 // Nix waits for the hook, and stops building if it fails. So a build never
 // suffers from larder: whatever is wrong, Run does as much as can be done in the
 // time it has, says in one line what could not be done, and the program ends
-// with 0. It reads no standard input, which may be Nix's own connection, and
-// starts no process.
+// with 0, unless there is another hook that has to be called after it: package
+// hookmain says how. Run reads no standard input, which may be Nix's own connection,
+// and starts no process.
 //
 // # Order
 //

@@ -17,8 +17,9 @@ const module = "github.com/nix-larder/larder"
 //
 // They keep the parts replaceable, and the hook small: Nix waits for it.
 var arrows = map[string][]string{
-	"cmd/larder-hook":    {"hook"},
-	"cmd/larder":         {"..."}, // wires everything but the hook
+	"cmd/larder-hook":    {"internal/hookmain"},
+	"internal/hookmain":  {"hook"},
+	"cmd/larder":         {"..."}, // wires everything, and is the hook by that name
 	"hook":               {"queue", "internal/gcroot", "internal/nixstore"},
 	"watcher":            {"queue", "internal/nixstore", "internal/rules", "internal/gcroot", "internal/bell"},
 	"internal/worker":    {"queue", "internal/gcroot", "internal/bell"},

@@ -16,23 +16,25 @@ import (
 func (s *site) trouble() { s.env["LARDER_QUEUE"] = "/nowhere/queue.db" }
 
 func TestReaderMayBeGone(t *testing.T) {
-	s, _ := newSiteWithQueue(t)
-	s.trouble()
-	reader, writer, err := os.Pipe()
-	must(t, err)
-	must(t, reader.Close())
-	defer writer.Close()
-	cmd := s.command(t)
-	cmd.Stdout, cmd.Stderr = writer, writer
-	finish(t, cmd)
+	eachProgram(t, func(t *testing.T) {
+		s, _ := newSiteWithQueue(t)
+		s.trouble()
+		reader, writer, err := os.Pipe()
+		must(t, err)
+		must(t, reader.Close())
+		defer writer.Close()
+		cmd := s.command(t)
+		cmd.Stdout, cmd.Stderr = writer, writer
+		finish(t, cmd)
 
-	// So may he be when time is up.
-	s.env["DRV_PATH"] = s.path("x.drv")
-	must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
-	s.env["LARDER_QUEUE"] = s.file
-	cmd = s.command(t)
-	cmd.Stdout, cmd.Stderr = writer, writer
-	finish(t, cmd)
+		// So may he be when time is up.
+		s.env["DRV_PATH"] = s.path("x.drv")
+		must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
+		s.env["LARDER_QUEUE"] = s.file
+		cmd = s.command(t)
+		cmd.Stdout, cmd.Stderr = writer, writer
+		finish(t, cmd)
+	})
 }
 
 func TestReaderMayHaveStoppedReading(t *testing.T) {
@@ -63,20 +65,22 @@ func TestReaderMayHaveStoppedReading(t *testing.T) {
 
 // Standard input may be Nix's own connection.
 func TestStandardInputIsNotRead(t *testing.T) {
-	s, _ := newSiteWithQueue(t)
-	reader, writer, err := os.Pipe()
-	must(t, err)
-	defer reader.Close()
-	const protocol = "what Nix has to say"
-	_, err = writer.WriteString(protocol)
-	must(t, err)
-	must(t, writer.Close())
-	cmd := s.command(t)
-	cmd.Stdin = reader
-	wantSays(t, finish(t, cmd), "")
-	if left, err := io.ReadAll(reader); string(left) != protocol {
-		t.Errorf("standard input has %q, %v left, want all of it", left, err)
-	}
+	eachProgram(t, func(t *testing.T) {
+		s, _ := newSiteWithQueue(t)
+		reader, writer, err := os.Pipe()
+		must(t, err)
+		defer reader.Close()
+		const protocol = "what Nix has to say"
+		_, err = writer.WriteString(protocol)
+		must(t, err)
+		must(t, writer.Close())
+		cmd := s.command(t)
+		cmd.Stdin = reader
+		wantSays(t, finish(t, cmd), "")
+		if left, err := io.ReadAll(reader); string(left) != protocol {
+			t.Errorf("standard input has %q, %v left, want all of it", left, err)
+		}
+	})
 }
 
 func TestStandardFilesMayBeClosed(t *testing.T) {
@@ -164,23 +168,25 @@ func TestFileSizeLimitIsNoFailure(t *testing.T) {
 }
 
 func TestNothingIsLeftRunning(t *testing.T) {
-	s, _ := newSiteWithQueue(t)
-	// Whoever has the pipe's other end keeps Nix waiting.
-	reader, writer, err := os.Pipe()
-	must(t, err)
-	defer reader.Close()
-	cmd := s.command(t)
-	cmd.Stdout, cmd.Stderr = writer, writer
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	finish(t, cmd)
-	must(t, writer.Close())
-	must(t, reader.SetReadDeadline(time.Now().Add(patience)))
-	if n, err := reader.Read(make([]byte, 1)); n != 0 || os.IsTimeout(err) {
-		t.Errorf("read %d bytes, %v, want the end", n, err)
-	}
-	if err := syscall.Kill(-cmd.Process.Pid, 0); err != syscall.ESRCH {
-		t.Errorf("the hook's process group is still there: %v", err)
-	}
+	eachProgram(t, func(t *testing.T) {
+		s, _ := newSiteWithQueue(t)
+		// Whoever has the pipe's other end keeps Nix waiting.
+		reader, writer, err := os.Pipe()
+		must(t, err)
+		defer reader.Close()
+		cmd := s.command(t)
+		cmd.Stdout, cmd.Stderr = writer, writer
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		finish(t, cmd)
+		must(t, writer.Close())
+		must(t, reader.SetReadDeadline(time.Now().Add(patience)))
+		if n, err := reader.Read(make([]byte, 1)); n != 0 || os.IsTimeout(err) {
+			t.Errorf("read %d bytes, %v, want the end", n, err)
+		}
+		if err := syscall.Kill(-cmd.Process.Pid, 0); err != syscall.ESRCH {
+			t.Errorf("the hook's process group is still there: %v", err)
+		}
+	})
 }
 
 // mount makes a small file system for the time of a test.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +30,8 @@ func initCommand() *cli.Command {
 			cacheFlag(), queueFlag(), compressionFlag(), jsonFlag(),
 			&cli.StringFlag{Name: "mode", Usage: "mode of the cache's files (default: 0644, for all to read)"},
 			&cli.StringFlag{Name: "group", Usage: "group of the cache's files"},
-			&cli.StringFlag{Name: "hook", Usage: "the larder-hook `PROGRAM` (default: the one beside larder)"},
+			&cli.StringFlag{Name: "hook", Usage: "the larder-hook `PROGRAM` (default: the one beside larder, or larder itself)"},
+			&cli.StringFlag{Name: "next", Usage: "the `HOOK` that is called after larder's, '' for none (default: the post-build-hook that Nix has now)"},
 		}, keyFlags(), generateFlags(), ruleFlags(), modeFlags()),
 		Action: initialize,
 	}
@@ -54,8 +56,12 @@ func initialize(c *cli.Context) error {
 		return err
 	}
 	var program string
+	var chained chaining
 	if want.Mode != watchOnly {
 		if program, err = hookProgram(c.String("hook")); err != nil {
+			return err
+		}
+		if chained, err = chain(c); err != nil {
 			return err
 		}
 	}
@@ -86,15 +92,19 @@ func initialize(c *cli.Context) error {
 	}
 	var hook string
 	if program != "" {
-		if hook, err = installHook(c.Context, dirs, program, q); err != nil {
+		if hook, err = installHook(c.Context, dirs, program, chained.next, q); err != nil {
 			return err
 		}
+		hook = cmp.Or(chained.first, hook)
 	}
 	// Last, so that the hook is not something that came into the store later.
 	if err := begin(c.Context, q); err != nil {
 		return err
 	}
-	return printInit(c, newInitReport(q, dir, hook, keys))
+	fmt.Fprint(c.App.ErrWriter, chained.said())
+	r := newInitReport(q, dir, hook, keys)
+	r.Next = chained.next
+	return printInit(c, r)
 }
 
 // An initReport is what init prints.
@@ -102,6 +112,7 @@ type initReport struct {
 	Queue       string   `json:"queue"`
 	Cache       string   `json:"cache"`
 	Hook        string   `json:"hook,omitempty"`
+	Next        string   `json:"next,omitempty"`
 	Substituter string   `json:"substituter"`
 	PublicKeys  []string `json:"trusted_public_keys,omitempty"`
 }

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/nix-larder/larder/internal/hookmain"
 )
 
 // version is set by the linker.
@@ -26,6 +28,12 @@ const (
 )
 
 func main() {
+	// First of all: Nix waits for the hook, and signals are not for it. What packages
+	// do before main counts, too: it takes half a millisecond, which larder-hook does
+	// not need. GODEBUG=inittrace=1 shows it.
+	if hookmain.Called() {
+		hookmain.Main()
+	}
 	// A second signal must not wait for what the first one began.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,11 +15,11 @@ import (
 // A hookSetting is a place where Nix is told of a post-build-hook.
 type hookSetting struct {
 	where string // a file, or the environment
-	hook  string
+	hook  string // "" if it says that there is none
 }
 
-// nixConfFiles returns the files that Nix reads its settings from (libstore's
-// globals.cc, loadConfFile), whether they exist or not.
+// nixConfFiles returns the files that Nix reads its settings from, in its order
+// (libstore's globals.cc, loadConfFile), whether they exist or not.
 func nixConfFiles(getenv func(string) string) []string {
 	dir := getenv("NIX_CONF_DIR")
 	if dir == "" {
@@ -26,20 +27,27 @@ func nixConfFiles(getenv func(string) string) []string {
 	}
 	files := []string{filepath.Join(dir, "nix.conf")}
 	if user := getenv("NIX_USER_CONF_FILES"); user != "" {
-		return append(files, filepath.SplitList(user)...)
+		return append(files, backwards(filepath.SplitList(user))...)
 	}
 	home := getenv("XDG_CONFIG_HOME")
 	if home == "" {
 		home = filepath.Join(getenv("HOME"), ".config")
 	}
-	for _, dir := range append([]string{home}, filepath.SplitList(getenv("XDG_CONFIG_DIRS"))...) {
+	for _, dir := range backwards(append([]string{home}, filepath.SplitList(getenv("XDG_CONFIG_DIRS"))...)) {
 		files = append(files, filepath.Join(dir, "nix", "nix.conf"))
 	}
 	return files
 }
 
+// backwards turns a list around: the first of the user's files counts most, and so
+// is read last.
+func backwards(list []string) []string {
+	slices.Reverse(list)
+	return list
+}
+
 // hookSettings returns where Nix is told of a post-build-hook, and the files that
-// were read for it.
+// were read for it. The last one is the one that counts for who asks.
 func hookSettings(getenv func(string) string) (found []hookSetting, read []string, err error) {
 	scan := confScan{seen: make(map[string]bool)}
 	for _, file := range nixConfFiles(getenv) {
@@ -89,8 +97,8 @@ func (s *confScan) text(where, dir, text string) error {
 			if err := s.file(name); err != nil {
 				return err
 			}
-		case len(words) == 3 && words[0] == "post-build-hook" && words[1] == "=":
-			s.found = append(s.found, hookSetting{where, words[2]})
+		case len(words) >= 2 && words[0] == "post-build-hook" && words[1] == "=":
+			s.found = append(s.found, hookSetting{where, strings.Join(words[2:], " ")}) // as Nix does
 		}
 	}
 	return nil

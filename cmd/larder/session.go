@@ -201,12 +201,17 @@ func (s *session) installHook(dirs nixstore.Dirs) error {
 		return err
 	}
 	if s.wiring.InStore {
-		s.hook, err = installHook(s.cli.Context, dirs, program, s.queue)
+		s.hook, err = installHook(s.cli.Context, dirs, program, s.wiring.Next, s.queue)
 		return err
 	}
 	s.hook = filepath.Join(s.dir, hookName)
 	if err := os.WriteFile(s.hook+".queue", []byte(s.queue.File()+"\n"), 0o644); err != nil {
 		return err
+	}
+	if next := s.wiring.Next; next != "" {
+		if err := os.WriteFile(s.hook+".next", []byte(next+"\n"), 0o644); err != nil {
+			return err
+		}
 	}
 	return os.Symlink(program, s.hook)
 }
@@ -225,6 +230,12 @@ func (s *session) remove() {
 	}
 }
 
+// forgetHook is removeHook for those who know of the next hook anyway.
+func forgetHook(queueFile string) error {
+	_, err := removeHook(nixstore.DefaultDirs(), queueFile)
+	return err
+}
+
 func (s *session) tryRemove(keepHook bool) error {
 	var errs []error
 	if s.journal != nil {
@@ -235,7 +246,7 @@ func (s *session) tryRemove(keepHook bool) error {
 		if keepHook {
 			errs = append(errs, queue.End(file))
 		} else {
-			errs = append(errs, removeHook(nixstore.DefaultDirs(), file))
+			errs = append(errs, forgetHook(file))
 		}
 		errs = append(errs, rootsOf(s.queue).RemoveAll())
 		if s.lock != nil {

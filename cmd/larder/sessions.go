@@ -14,7 +14,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/runner"
 	"github.com/nix-larder/larder/queue"
 )
@@ -156,7 +155,7 @@ func (s *session) takeOverOne(dir string) error {
 	ctx := s.cli.Context
 	dead.queue, err = queue.Open(ctx, file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(removeHook(nixstore.DefaultDirs(), file), os.RemoveAll(dir))
+		return errors.Join(forgetHook(file), os.RemoveAll(dir))
 	}
 	if err != nil {
 		return err

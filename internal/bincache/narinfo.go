@@ -162,10 +162,14 @@ func (n *NarInfo) set(name, value string) (err error) {
 	return err // other fields are of other releases, and left out
 }
 
-var baseName = regexp.MustCompile(`^[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]{1,211}$`)
+// Without the bound of the name's length, which would make it a large program:
+// every start of larder would pay for that.
+var baseName = regexp.MustCompile(`^[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]+$`)
+
+const maxBaseName = 32 + len("-") + 211
 
 func checkBaseName(name string) error {
-	if !baseName.MatchString(name) {
+	if len(name) > maxBaseName || !baseName.MatchString(name) {
 		return fmt.Errorf("%.250q is not <hash>-<name>", name)
 	}
 	return nil
