@@ -181,7 +181,7 @@ func reportWarnings(r *runner.Report) []string {
 		lines = append(lines, fmt.Sprintf("%s is not in the cache: %s", f.Path, f.Error))
 	}
 	if r.LeftOver > 0 {
-		lines = append(lines, fmt.Sprintf("there was no time for %d jobs: their paths are not in the cache (--deadline gives more)", r.LeftOver))
+		lines = append(lines, fmt.Sprintf("%s left over, and not in the cache: the end came first (--deadline puts it off)", paths(r.LeftOver)))
 	}
 	return lines
 }

@@ -77,14 +77,20 @@ func newSession(c *cli.Context, keep bool, log *slog.Logger) (_ *session, err er
 		}
 	}()
 	if keep {
-		if err := s.make(dirs, cacheDir); err != nil {
-			return nil, err
-		}
+		err = s.make(dirs, cacheDir)
+	} else {
+		err = s.look(dirs, cacheDir) // Nix would make what is not there
+	}
+	if err != nil {
+		return nil, err
 	}
 	if err := asked.Wait(); err != nil {
 		return nil, err
 	}
-	return s, s.wire(client, dirs, wish)
+	if err := s.wire(client, dirs, wish); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // wish sets the session's settings, and returns what Nix should be told: to take what
@@ -157,6 +163,15 @@ func (s *session) make(dirs nixstore.Dirs, cacheDir string) error {
 	}
 	s.takeOver(parent)
 	return nil
+}
+
+// look returns an error if there is no cache to read.
+func (s *session) look(dirs nixstore.Dirs, cacheDir string) error {
+	cache, err := bincache.OpenReadOnly(cacheDir, dirs.Store)
+	if err != nil {
+		return err
+	}
+	return cache.Close()
 }
 
 // file returns the name of one of the session's files.
