@@ -2,11 +2,16 @@
 # run where a container or a mount namespace has no libraries.
 TAGS    := sqlite_omit_load_extension osusergo netgo
 LDFLAGS := -s -w -linkmode external -extldflags -static
+ifeq ($(shell uname -s),Darwin)
+# macOS has no static libraries, and only its own know its users.
+TAGS    := sqlite_omit_load_extension
+LDFLAGS := -s -w
+endif
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 export CGO_ENABLED = 1
 
-.PHONY: help build demo test test-long check bench bench-quick nix nix-roots clean
+.PHONY: help build demo test test-long check check-darwin bench bench-quick nix nix-roots clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -23,10 +28,14 @@ test: build check nix-roots ## run every test but the long ones
 test-long: build nix-roots ## run the tests that take long
 	LARDER_REQUIRE_NIX=1 LARDER_LONG=1 go test -race -tags '$(TAGS)' -timeout 2h ./...
 
-check: ## gofmt, go vet, staticcheck
+check: check-darwin ## gofmt, go vet, staticcheck, check-darwin
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted" >&2; exit 1; }
 	go vet -tags '$(TAGS)' ./...
 	go tool staticcheck -tags '$(TAGS)' ./...
+
+check-darwin: ## type-check everything but integration for macOS
+	@go build -o bin/typecheck ./integration/typecheck
+	@for arch in arm64 amd64; do bin/typecheck darwin/$$arch $$(go list ./... | grep -v /integration) || exit; done
 
 bench: build nix-roots ## measure, side by side with nix copy (minutes)
 	go run ./integration/bench

@@ -99,8 +99,13 @@ func (s *confScan) text(where, dir, text string) error {
 // staleDaemon returns the process ID of a nix-daemon that may still have the
 // settings that one of the files had before it was last changed, or 0. It started
 // before that, or is all that is left of one that did: restarting nix-daemon does
-// not end those that serve its clients.
+// not end those that serve its clients. Without a /proc nobody can tell: the error
+// wraps [errors.ErrUnsupported].
 func staleDaemon(files []string) (int, error) {
+	boot, err := bootTime()
+	if err != nil {
+		return 0, fmt.Errorf("read boot time: %w", err)
+	}
 	var changed time.Time
 	for _, file := range files {
 		info, err := os.Stat(file)
@@ -128,10 +133,6 @@ func staleDaemon(files []string) (int, error) {
 		if p.name == "nix-daemon" {
 			daemons[p.pid] = p
 		}
-	}
-	boot, err := bootTime()
-	if err != nil {
-		return 0, fmt.Errorf("read boot time: %w", err)
 	}
 	for pid, p := range daemons {
 		_, child := daemons[p.parent]
