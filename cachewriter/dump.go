@@ -51,7 +51,7 @@ func (w *Writer) dumpAll(background bool) {
 			w.log.Warn("dumping at normal priority", "err", err)
 		}
 	}
-	d := &dumper{compress: newCompressor(w.compression)}
+	d := &dumper{nar: nar.Dumper{CaseHack: w.caseHack}, compress: newCompressor(w.compression)}
 	for {
 		e, ctx := w.nextToDump()
 		if e == nil {

@@ -88,6 +88,9 @@ type Options struct {
 	// it all that refers to it, or "" if it need not. Nil means that none must.
 	Cut func(info *nixstore.Info) string
 
+	// CaseHack is Nix's setting use-case-hack. Nil means Nix's default.
+	CaseHack *bool
+
 	// Log gets what a person should know. Nil means nobody wants to.
 	Log *slog.Logger
 }
@@ -100,6 +103,7 @@ type Writer struct {
 	compression Compression
 	elsewhere   func(context.Context, *nixstore.Info) (bool, error)
 	cut         func(*nixstore.Info) string
+	caseHack    *bool
 	log         *slog.Logger
 
 	ctx    context.Context // ends with Close
@@ -141,6 +145,7 @@ func New(o Options) *Writer {
 		compression: o.Compression,
 		elsewhere:   o.Elsewhere,
 		cut:         o.Cut,
+		caseHack:    o.CaseHack,
 		log:         o.Log,
 		room:        make(chan struct{}, window),
 		complete:    make(map[int64]struct{}),

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +19,8 @@ type hookSetting struct {
 }
 
 // nixConfFiles returns the files that Nix reads its settings from (libstore's
-// globals.cc, loadConfFile), whether they exist or not.
+// globals.cc, loadConfFile), whether they exist or not. Of a setting the last one
+// counts.
 func nixConfFiles(getenv func(string) string) []string {
 	dir := getenv("NIX_CONF_DIR")
 	if dir == "" {
@@ -26,38 +28,55 @@ func nixConfFiles(getenv func(string) string) []string {
 	}
 	files := []string{filepath.Join(dir, "nix.conf")}
 	if user := getenv("NIX_USER_CONF_FILES"); user != "" {
-		return append(files, filepath.SplitList(user)...)
+		return append(files, backward(filepath.SplitList(user))...)
 	}
 	home := getenv("XDG_CONFIG_HOME")
 	if home == "" {
 		home = filepath.Join(getenv("HOME"), ".config")
 	}
-	for _, dir := range append([]string{home}, filepath.SplitList(getenv("XDG_CONFIG_DIRS"))...) {
+	for _, dir := range backward(append([]string{home}, filepath.SplitList(getenv("XDG_CONFIG_DIRS"))...)) {
 		files = append(files, filepath.Join(dir, "nix", "nix.conf"))
 	}
 	return files
 }
 
+func backward(list []string) []string {
+	slices.Reverse(list)
+	return list
+}
+
 // hookSettings returns where Nix is told of a post-build-hook, and the files that
 // were read for it.
 func hookSettings(getenv func(string) string) (found []hookSetting, read []string, err error) {
-	scan := confScan{seen: make(map[string]bool)}
-	for _, file := range nixConfFiles(getenv) {
-		if err := scan.file(file); err != nil {
-			return nil, nil, err
-		}
-	}
-	if err := scan.text("the environment's NIX_CONFIG", "/", getenv("NIX_CONFIG")); err != nil {
-		return nil, nil, err
-	}
-	return scan.found, scan.read, nil
+	scan, err := scanNixConf(getenv)
+	return scan.hooks, scan.read, err
+}
+
+// useCaseHack returns the setting use-case-hack, or nil if nobody sets it.
+func useCaseHack(getenv func(string) string) (*bool, error) {
+	scan, err := scanNixConf(getenv)
+	return scan.caseHack, err
 }
 
 // A confScan looks through nix.conf and what it includes.
 type confScan struct {
-	seen  map[string]bool
-	read  []string
-	found []hookSetting
+	seen     map[string]bool
+	read     []string
+	hooks    []hookSetting
+	caseHack *bool
+}
+
+func scanNixConf(getenv func(string) string) (confScan, error) {
+	scan := confScan{seen: make(map[string]bool)}
+	for _, file := range nixConfFiles(getenv) {
+		if err := scan.file(file); err != nil {
+			return confScan{}, err
+		}
+	}
+	if err := scan.text("the environment's NIX_CONFIG", "/", getenv("NIX_CONFIG")); err != nil {
+		return confScan{}, err
+	}
+	return scan, nil
 }
 
 func (s *confScan) file(name string) error {
@@ -90,7 +109,9 @@ func (s *confScan) text(where, dir, text string) error {
 				return err
 			}
 		case len(words) == 3 && words[0] == "post-build-hook" && words[1] == "=":
-			s.found = append(s.found, hookSetting{where, words[2]})
+			s.hooks = append(s.hooks, hookSetting{where, words[2]})
+		case len(words) == 3 && words[0] == "use-case-hack" && words[1] == "=":
+			s.caseHack = new(slices.Contains([]string{"true", "yes", "1"}, words[2]))
 		}
 	}
 	return nil

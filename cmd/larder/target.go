@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -193,6 +194,7 @@ func openTarget(c *cli.Context, s queue.Settings, background bool, log *slog.Log
 		v.close()
 		return nil, orHint(err, hintCache)
 	}
+	caseHack, _ := useCaseHack(os.Getenv) // (ignored) what can't be read, Nix does without as well
 	return &target{v, cachewriter.New(cachewriter.Options{
 		Cache:       v.cache,
 		Store:       v.store,
@@ -201,6 +203,7 @@ func openTarget(c *cli.Context, s queue.Settings, background bool, log *slog.Log
 		Background:  background,
 		Elsewhere:   v.elsewhere,
 		Cut:         v.cut,
+		CaseHack:    caseHack,
 		Log:         log,
 	})}, nil
 }
