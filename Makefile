@@ -7,11 +7,11 @@ ifeq ($(shell uname -s),Darwin)
 TAGS    := sqlite_omit_load_extension
 LDFLAGS := -s -w
 endif
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+VERSION := $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 
 export CGO_ENABLED = 1
 
-.PHONY: help build demo test test-long check check-darwin bench bench-quick nix nix-roots clean
+.PHONY: help build demo test test-long check check-darwin bench bench-quick dist dist-check nix nix-roots cross clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -44,6 +44,12 @@ bench: build nix-roots ## measure, side by side with nix copy (minutes)
 bench-quick: build nix-roots ## the same with a smaller corpus
 	go run ./integration/bench --quick
 
+dist: cross ## make what a release consists of in dist/: static programs for amd64 and arm64, archives, an image
+	VERSION='$(VERSION)' TAGS='$(TAGS)' LDFLAGS='$(LDFLAGS)' integration/dist/build dist
+
+dist-check: cross nix ## build the last commit twice, in different places, and try the result (minutes)
+	integration/dist/check
+
 # Nix itself: Debian's package where there is none.
 nix:
 	@command -v nix-store > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends nix-bin; }
@@ -52,5 +58,10 @@ nix:
 nix-roots: nix
 	integration/nix-roots
 
+# C compilers for what the other machines are made of.
+cross:
+	@command -v x86_64-linux-gnu-gcc > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends gcc-x86-64-linux-gnu libc6-dev-amd64-cross; }
+	@command -v aarch64-linux-gnu-gcc > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross; }
+
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist

@@ -35,6 +35,7 @@ var arrows = map[string][]string{
 	"internal/trouble":      nil,
 	"integration":           nil,
 	"integration/bench":     nil,
+	"integration/oci":       nil,
 	"integration/typecheck": nil,
 }
 
