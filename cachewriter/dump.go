@@ -54,7 +54,7 @@ func (w *Writer) dumpAll() {
 			w.log.Warn("dumping at normal priority", "err", err)
 		}
 	}
-	d := &dumper{compress: newCompressor(w.compression)}
+	d := &dumper{nar: nar.Dumper{CaseHack: w.caseHack}, compress: newCompressor(w.compression)}
 	for {
 		e, ctx := w.nextToDump(background)
 		if e == nil {

@@ -102,6 +102,9 @@ type Options struct {
 	// durable. It is called by one goroutine at a time, and must not call the Writer.
 	Published func(*bincache.NarInfo)
 
+	// CaseHack is Nix's setting use-case-hack. Nil means Nix's default.
+	CaseHack *bool
+
 	// Log gets what a person should know. Nil means nobody wants to.
 	Log *slog.Logger
 }
@@ -116,6 +119,7 @@ type Writer struct {
 	elsewhere   func(context.Context, *nixstore.Info) (bool, error)
 	cut         func(*nixstore.Info) string
 	published   func(*bincache.NarInfo)
+	caseHack    *bool
 	log         *slog.Logger
 
 	ctx        context.Context // ends with Close
@@ -163,6 +167,7 @@ func New(o Options) *Writer {
 		elsewhere:   o.Elsewhere,
 		cut:         o.Cut,
 		published:   o.Published,
+		caseHack:    o.CaseHack,
 		log:         o.Log,
 		room:        make(chan struct{}, window),
 		complete:    make(map[int64]struct{}),

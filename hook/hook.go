@@ -250,11 +250,9 @@ func becomeOwner(id queue.Identity) error {
 	if os.Geteuid() != 0 || id.UID == 0 {
 		return nil
 	}
-	err := errors.Join(
-		syscall.Setgroups(nil),
-		syscall.Setresgid(id.GID, id.GID, id.GID),
-		syscall.Setresuid(id.UID, id.UID, id.UID),
-	)
+	// Root's setgid and setuid set the saved IDs too (POSIX), so that there is no way
+	// back. macOS has no setresuid.
+	err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(id.GID), syscall.Setuid(id.UID))
 	if err != nil {
 		return fmt.Errorf("become user %d: %w", id.UID, err)
 	}

@@ -49,23 +49,35 @@ func backwards(list []string) []string {
 // hookSettings returns where Nix is told of a post-build-hook, and the files that
 // were read for it. The last one is the one that counts for who asks.
 func hookSettings(getenv func(string) string) (found []hookSetting, read []string, err error) {
-	scan := confScan{seen: make(map[string]bool)}
-	for _, file := range nixConfFiles(getenv) {
-		if err := scan.file(file); err != nil {
-			return nil, nil, err
-		}
-	}
-	if err := scan.text("the environment's NIX_CONFIG", "/", getenv("NIX_CONFIG")); err != nil {
-		return nil, nil, err
-	}
-	return scan.found, scan.read, nil
+	scan, err := scanNixConf(getenv)
+	return scan.hooks, scan.read, err
+}
+
+// useCaseHack returns the setting use-case-hack, or nil if nobody sets it.
+func useCaseHack(getenv func(string) string) (*bool, error) {
+	scan, err := scanNixConf(getenv)
+	return scan.caseHack, err
 }
 
 // A confScan looks through nix.conf and what it includes.
 type confScan struct {
-	seen  map[string]bool
-	read  []string
-	found []hookSetting
+	seen     map[string]bool
+	read     []string
+	hooks    []hookSetting
+	caseHack *bool
+}
+
+func scanNixConf(getenv func(string) string) (confScan, error) {
+	scan := confScan{seen: make(map[string]bool)}
+	for _, file := range nixConfFiles(getenv) {
+		if err := scan.file(file); err != nil {
+			return confScan{}, err
+		}
+	}
+	if err := scan.text("the environment's NIX_CONFIG", "/", getenv("NIX_CONFIG")); err != nil {
+		return confScan{}, err
+	}
+	return scan, nil
 }
 
 func (s *confScan) file(name string) error {
@@ -98,7 +110,9 @@ func (s *confScan) text(where, dir, text string) error {
 				return err
 			}
 		case len(words) >= 2 && words[0] == "post-build-hook" && words[1] == "=":
-			s.found = append(s.found, hookSetting{where, strings.Join(words[2:], " ")}) // as Nix does
+			s.hooks = append(s.hooks, hookSetting{where, strings.Join(words[2:], " ")}) // as Nix does
+		case len(words) == 3 && words[0] == "use-case-hack" && words[1] == "=":
+			s.caseHack = new(slices.Contains([]string{"true", "yes", "1"}, words[2]))
 		}
 	}
 	return nil
@@ -107,8 +121,13 @@ func (s *confScan) text(where, dir, text string) error {
 // staleDaemon returns the process ID of a nix-daemon that may still have the
 // settings that one of the files had before it was last changed, or 0. It started
 // before that, or is all that is left of one that did: restarting nix-daemon does
-// not end those that serve its clients.
+// not end those that serve its clients. Without a /proc nobody can tell: the error
+// wraps [errors.ErrUnsupported].
 func staleDaemon(files []string) (int, error) {
+	boot, err := bootTime()
+	if err != nil {
+		return 0, fmt.Errorf("read boot time: %w", err)
+	}
 	var changed time.Time
 	for _, file := range files {
 		info, err := os.Stat(file)
@@ -136,10 +155,6 @@ func staleDaemon(files []string) (int, error) {
 		if p.name == "nix-daemon" {
 			daemons[p.pid] = p
 		}
-	}
-	boot, err := bootTime()
-	if err != nil {
-		return 0, fmt.Errorf("read boot time: %w", err)
 	}
 	for pid, p := range daemons {
 		_, child := daemons[p.parent]

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,6 +61,32 @@ func TestHookSettingsAreFoundWhereNixLooks(t *testing.T) {
 				t.Errorf("hookSettings = %v, %v, want %v", got, err, tt.want)
 			}
 		})
+	}
+}
+
+func TestUseCaseHackIsWhatNixMakesOfIt(t *testing.T) {
+	dir := t.TempDir()
+	on := write(t, dir+"/on.conf", "use-case-hack = true\n")
+	off := write(t, dir+"/off.conf", "use-case-hack = true # not yet\nuse-case-hack=true\nuse-case-hack = false\n")
+	for _, tt := range []struct {
+		files, config string
+		want          string
+	}{
+		{dir + "/none", "", "<nil>"},
+		{on, "", "true"},
+		{off, "", "false"},
+		{on + ":" + off, "", "true"}, // the first one counts
+		{off + ":" + on, "", "false"},
+		{off, "use-case-hack = yes", "true"},
+	} {
+		got, err := useCaseHack(env(map[string]string{"NIX_CONF_DIR": dir, "NIX_USER_CONF_FILES": tt.files, "NIX_CONFIG": tt.config}))
+		text := "<nil>"
+		if got != nil {
+			text = fmt.Sprint(*got)
+		}
+		if err != nil || text != tt.want {
+			t.Errorf("with the files %s and NIX_CONFIG=%q it is %s, %v, want %s", tt.files, tt.config, text, err, tt.want)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"strings"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
@@ -238,6 +239,7 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 		v.close()
 		return nil, orHint(err, hintCache)
 	}
+	caseHack, _ := useCaseHack(os.Getenv) // (ignored) what can't be read, Nix does without as well
 	t := &target{view: v, tell: o.tell}
 	t.writer = cachewriter.New(cachewriter.Options{
 		Cache:       v.cache,
@@ -248,6 +250,7 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 		Background:  o.background,
 		Elsewhere:   v.elsewhere,
 		Cut:         v.cut,
+		CaseHack:    caseHack,
 		Published:   t.added,
 		Log:         o.log,
 	})

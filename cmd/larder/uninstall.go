@@ -20,7 +20,7 @@ func uninstallCommand() *cli.Command {
 		Usage: "take back what init laid down; the cache stays",
 		Description: "Nix fails builds whose post-build-hook is gone. So nothing is taken back while nix.conf names the hook, " +
 			"or a nix-daemon runs that has not read nix.conf since it last changed.",
-		Flags:  []cli.Flag{queueFlag(), &cli.BoolFlag{Name: "force", Usage: "also if jobs are left, which are then forgotten"}},
+		Flags:  []cli.Flag{queueFlag(), &cli.BoolFlag{Name: "force", Usage: "also if jobs are left, which are then forgotten, or where processes can't be looked at (macOS)"}},
 		Action: uninstall,
 	}
 }
@@ -42,7 +42,7 @@ func uninstall(c *cli.Context) error {
 	if err := nothingLeft(c, q); err != nil {
 		return err
 	}
-	if err := notConfigured(q.File()); err != nil {
+	if err := notConfigured(c, q.File()); err != nil {
 		return err
 	}
 
@@ -80,7 +80,7 @@ func nothingLeft(c *cli.Context, q *queue.Queue) error {
 }
 
 // notConfigured returns an error if Nix may still call the queue's hook.
-func notConfigured(queueFile string) error {
+func notConfigured(c *cli.Context, queueFile string) error {
 	settings, files, err := hookSettings(os.Getenv)
 	if err != nil {
 		return err
@@ -91,6 +91,13 @@ func notConfigured(queueFile string) error {
 		}
 	}
 	pid, err := staleDaemon(files)
+	if errors.Is(err, errors.ErrUnsupported) {
+		if c.Bool("force") {
+			return nil
+		}
+		return withHint(fmt.Errorf("uninstall: look for nix-daemon: %w", err),
+			"restart it, wait for builds that are under way, and run larder uninstall --force")
+	}
 	if err != nil {
 		return err
 	}
