@@ -102,7 +102,7 @@ func TestHookThatWasThereBeforeGoesOnBeingCalled(t *testing.T) {
 
 		refusal{1, "still has post-build-hook", "put post-build-hook = " + other + " in its place"}.of(t, l.machine, "larder", "uninstall", "--queue", l.queue)
 		l.unconfigure(t) // the other hook's line is still there
-		nixDaemon = l.asRoot().restartDaemon(t, nixDaemon)
+		l.asRoot().restartDaemon(t, nixDaemon)
 		if out := l.run(t, "larder", "uninstall", "--queue", l.queue); strings.Contains(out, other) {
 			t.Errorf("uninstall says %q: that one is called anyway", out)
 		}

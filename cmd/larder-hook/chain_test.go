@@ -134,7 +134,7 @@ func TestLardersPartMayBeStoppedOrKilled(t *testing.T) {
 		t.Run(sig.String(), func(t *testing.T) {
 			s, _ := newSiteWithQueue(t)
 			s.lock(t)
-			hook := s.installed(t, "bin", "", s.script(t, "next", "#!/bin/sh\necho next\nexit 9\n"))
+			hook := s.installed(t, "bin", "", s.script(t, "next", "#!/bin/sh\ngrep SigIgn: /proc/$$/status\nexit 9\n"))
 			cmd := s.called(t, hook, "--deadline", test.deadline)
 			var stdout, stderr bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -147,8 +147,12 @@ func TestLardersPartMayBeStoppedOrKilled(t *testing.T) {
 			child := childOf(cmd.Process.Pid)
 			must(t, syscall.Kill(child, sig))
 			_ = cmd.Wait() // (ignored) the exit code tells
-			if stdout.String() != "next\n" || cmd.ProcessState.ExitCode() != 9 {
+			var ignored uint64
+			if _, err := fmt.Sscanf(stdout.String(), "SigIgn: %x\n", &ignored); err != nil || cmd.ProcessState.ExitCode() != 9 {
 				t.Errorf("hook prints %q, exits with %d, want the next one's", &stdout, cmd.ProcessState.ExitCode())
+			}
+			if ignored&(1<<(syscall.SIGPIPE-1)) != 0 {
+				t.Errorf("the next hook ignores the end of its pipe: %s", &stdout)
 			}
 			wantSays(t, stderr.String(), test.says)
 			if err := syscall.Kill(child, 0); err != syscall.ESRCH {
