@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nix-larder/larder/internal/trouble"
 )
 
@@ -125,10 +127,9 @@ func times(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	changed := make(map[string]string)
 	for name := range snapshot(t, dir) {
-		info, err := os.Lstat(filepath.Join(dir, name))
-		must(t, err)
-		sys := info.Sys().(*syscall.Stat_t)
-		changed[name] = fmt.Sprint(info.ModTime(), sys.Ctim, sys.Ino)
+		var s unix.Stat_t
+		must(t, unix.Lstat(filepath.Join(dir, name), &s))
+		changed[name] = fmt.Sprint(s.Mtim, s.Ctim, s.Ino)
 	}
 	return changed
 }
