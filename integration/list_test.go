@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -122,7 +123,10 @@ func TestWhatIsThereAlreadyLeavesTheCacheUntouched(t *testing.T) {
 
 		// What was saved, and comes back elsewhere, is the same.
 		restored := tempDir(t)
-		l.run(t, "sh", "-euc", "tar -C "+l.cache+" -cf - . | tar -C "+restored+" --no-same-owner -xmf -")
+		tar := exec.Command("sh", "-euc", `tar -C "$0" -cf - . | tar -C "$1" --no-same-owner -xmf -`, l.cache, restored)
+		if out, err := tar.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
 		elsewhere := *l
 		elsewhere.cache = restored
 		if got := elsewhere.cacheKey(t); got != key {
