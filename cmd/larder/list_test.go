@@ -61,7 +61,7 @@ func narInfoFile(c *bincache.Cache, path string) string {
 	return filepath.Join(c.Path(), filepath.Base(path)[:32]+".narinfo")
 }
 
-func record(t *testing.T, c *bincache.Cache, ended time.Time, paths ...string) {
+func writeRecord(t *testing.T, c *bincache.Cache, ended time.Time, paths ...string) {
 	t.Helper()
 	written, err := c.RecordRun(bincache.Run{Ended: ended, Used: paths}, 0)
 	if err != nil || !written {
@@ -104,8 +104,8 @@ func TestListIsOfPathsSortedByName(t *testing.T) {
 func TestListInJSONHasAllOfAnEntry(t *testing.T) {
 	c, key := listedCache(t)
 	noon := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
-	record(t, c, noon.Add(-time.Hour), lib)
-	record(t, c, noon, app)
+	writeRecord(t, c, noon.Add(-time.Hour), lib)
+	writeRecord(t, c, noon, app)
 	list := func(args ...string) (objects []map[string]any) {
 		t.Helper()
 		stdout, stderr, code := larder(t, append([]string{"list", "--json", "--cache", c.Path()}, args...)...)
@@ -158,7 +158,7 @@ func TestListInJSONHasAllOfAnEntry(t *testing.T) {
 func TestLongListIsATable(t *testing.T) {
 	c, key := listedCache(t)
 	now := time.Now()
-	record(t, c, now, lib)
+	writeRecord(t, c, now, lib)
 	stdout, stderr, code := larder(t, "list", "-l", "--cache", c.Path(), "--trusted-public-key", key.String())
 	if code != 0 || stderr != "" {
 		t.Errorf("list exits with %d: %s", code, stderr)
@@ -247,11 +247,4 @@ func TestListedKeyIsTheCachesAlone(t *testing.T) {
 	moved := filepath.Join(t.TempDir(), "elsewhere")
 	must(t, os.Rename(c.Path(), moved))
 	prints(t, want+"\n", "list", "--key", "--cache", moved)
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
