@@ -17,24 +17,25 @@ const module = "github.com/nix-larder/larder"
 //
 // They keep the parts replaceable, and the hook small: Nix waits for it.
 var arrows = map[string][]string{
-	"cmd/larder-hook":   {"hook"},
-	"cmd/larder":        {"..."}, // wires everything but the hook
-	"hook":              {"queue", "internal/gcroot", "internal/nixstore"},
-	"watcher":           {"queue", "internal/nixstore", "internal/rules", "internal/gcroot", "internal/bell"},
-	"internal/worker":   {"queue", "internal/gcroot", "internal/bell"},
-	"cachewriter":       {"internal/nixstore", "internal/nar", "internal/bincache"},
-	"queue":             nil,
-	"internal/nar":      nil,
-	"internal/gcroot":   nil,
-	"internal/rules":    {"internal/nixstore"},
-	"internal/bell":     nil,
-	"internal/drvdiff":  nil,
-	"internal/nixstore": nil,
-	"internal/bincache": nil,
-	"internal/nixtest":  nil, // for tests, as is trouble
-	"internal/trouble":  nil,
-	"integration":       nil,
-	"integration/bench": nil,
+	"cmd/larder-hook":     {"hook"},
+	"cmd/larder":          {"..."}, // wires everything but the hook
+	"hook":                {"queue", "internal/gcroot", "internal/nixstore"},
+	"watcher":             {"queue", "internal/nixstore", "internal/rules", "internal/gcroot", "internal/bell"},
+	"internal/worker":     {"queue", "internal/gcroot", "internal/bell"},
+	"cachewriter":         {"internal/nixstore", "internal/nar", "internal/bincache"},
+	"queue":               nil,
+	"internal/nar":        nil,
+	"internal/cachemerge": {"internal/bincache"},
+	"internal/gcroot":     nil,
+	"internal/rules":      {"internal/nixstore"},
+	"internal/bell":       nil,
+	"internal/drvdiff":    nil,
+	"internal/nixstore":   nil,
+	"internal/bincache":   nil,
+	"internal/nixtest":    nil, // for tests, as is trouble
+	"internal/trouble":    nil,
+	"integration":         nil,
+	"integration/bench":   nil,
 }
 
 // notInHook lists what larder-hook must not be made of, even indirectly.

@@ -56,6 +56,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			retryCommand(),
 			syncCommand(),
 			explainCommand(),
+			mergeCommand(),
 		},
 	}
 	for _, c := range app.Commands {

@@ -210,6 +210,11 @@ func (t *target) close() {
 	t.view.close()
 }
 
+func (t *target) progress() progress {
+	p := t.writer.Progress()
+	return progress{done: p.Done, total: p.Paths, bytes: p.NarBytes}
+}
+
 // copyJob is a worker's Copy.
 func (t *target) copyJob(ctx context.Context, job *queue.Job) ([]slog.Attr, error) {
 	r, err := t.copyWanted(ctx, job)

@@ -13,8 +13,6 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
-
-	"github.com/nix-larder/larder/cachewriter"
 )
 
 // stderrLog returns the log of a command that a person waits for: only what that
@@ -28,9 +26,15 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// showProgress shows how far a writer is until done is called: as a bar on a
+// A progress is how far a command is with store paths.
+type progress struct {
+	done, total int
+	bytes       int64 // of those done
+}
+
+// showProgress shows how far a command is until done is called: as a bar on a
 // terminal, as a line now and then elsewhere.
-func showProgress(c *cli.Context, w *cachewriter.Writer) (done func()) {
+func showProgress(c *cli.Context, now func() progress) (done func()) {
 	if c.Bool("quiet") {
 		return func() {}
 	}
@@ -46,7 +50,7 @@ func showProgress(c *cli.Context, w *cachewriter.Writer) (done func()) {
 		for {
 			select {
 			case <-tick.C:
-				show(w.Progress())
+				show(now())
 			case <-stop:
 				return
 			}
@@ -61,19 +65,19 @@ func showProgress(c *cli.Context, w *cachewriter.Writer) (done func()) {
 	}
 }
 
-func showLine(w io.Writer) func(cachewriter.Progress) {
-	return func(p cachewriter.Progress) {
-		fmt.Fprintf(w, "larder: %d of %d paths, %s\n", p.Done, p.Paths, humanize.IBytes(uint64(p.NarBytes)))
+func showLine(w io.Writer) func(progress) {
+	return func(p progress) {
+		fmt.Fprintf(w, "larder: %d of %d paths, %s\n", p.done, p.total, humanize.IBytes(uint64(p.bytes)))
 	}
 }
 
-func showBar(w io.Writer) func(cachewriter.Progress) {
+func showBar(w io.Writer) func(progress) {
 	bar := progressbar.NewOptions(0, progressbar.OptionSetWriter(w), progressbar.OptionShowCount(),
 		progressbar.OptionSetWidth(30), progressbar.OptionClearOnFinish())
-	return func(p cachewriter.Progress) {
-		bar.Describe(humanize.IBytes(uint64(p.NarBytes)))
-		bar.ChangeMax(p.Paths)
-		_ = bar.Set(p.Done) // (ignored) a bar is no reason to stop
+	return func(p progress) {
+		bar.Describe(humanize.IBytes(uint64(p.bytes)))
+		bar.ChangeMax(p.total)
+		_ = bar.Set(p.done) // (ignored) a bar is no reason to stop
 	}
 }
 

@@ -38,7 +38,10 @@ var (
 )
 
 const (
-	infoFile = "nix-cache-info"
+	infoFile      = "nix-cache-info"
+	narInfoEnding = ".narinfo"
+	hashLen       = 32 // of the first part of a store path
+
 	tmpDir   = ".larder/tmp"
 	lockFile = ".larder/lock"
 )
@@ -203,7 +206,7 @@ func (c *Cache) makeDirs() error {
 
 // Open opens the cache in the directory path for reading and writing. The error
 // wraps [fs.ErrNotExist] if there is none, and [ErrStoreDir] if its paths are not
-// below storeDir.
+// below storeDir. An empty storeDir stands for the one that the cache itself names.
 func Open(path, storeDir string) (*Cache, error) {
 	c, err := OpenReadOnly(path, storeDir)
 	if err != nil {
@@ -252,9 +255,15 @@ func (c *Cache) readInfo() error {
 	}
 	for line := range bytes.Lines(text) {
 		dir, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("StoreDir: "))
+		if ok && c.storeDir == "" {
+			c.storeDir = string(dir)
+		}
 		if ok && string(dir) != c.storeDir {
 			return fmt.Errorf("%s: %w: %s, want %s", c.path, ErrStoreDir, dir, c.storeDir)
 		}
+	}
+	if c.storeDir == "" {
+		c.storeDir = "/nix/store" // what Nix takes for a cache that does not say
 	}
 	return nil
 }
@@ -331,8 +340,10 @@ func ignoreExist(err error) error {
 }
 
 // narInfoName returns the file that describes a store path.
-func narInfoName(storePath string) string {
-	base := filepath.Base(storePath)
-	hash, _, _ := strings.Cut(base, "-")
-	return hash + ".narinfo"
+func narInfoName(storePath string) string { return HashPart(storePath) + narInfoEnding }
+
+// HashPart returns the first part of a store path's name.
+func HashPart(storePath string) string {
+	hash, _, _ := strings.Cut(filepath.Base(storePath), "-")
+	return hash
 }

@@ -22,49 +22,62 @@ var ErrDamaged = errors.New("entry is damaged")
 // Entry returns the entry of a store path. The error wraps [fs.ErrNotExist] if
 // there is none, and [ErrDamaged] if clients can't use it.
 func (c *Cache) Entry(storePath string) (*NarInfo, error) {
-	n, err := c.readNarInfo(narInfoName(storePath))
+	n, _, err := c.readNarInfo(narInfoName(storePath))
 	if err != nil {
 		return nil, err
 	}
 	if n.StorePath != storePath {
 		return nil, fmt.Errorf("%w: it is for %s", ErrDamaged, n.StorePath)
 	}
-	info, err := c.root.Stat(n.URL)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.EINVAL):
-		return nil, fmt.Errorf("%w: %s is missing", ErrDamaged, n.URL)
-	case err != nil:
+	if err := c.checkNar(n); err != nil {
 		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%w: %s is not a regular file", ErrDamaged, n.URL)
-	case info.Size() == 0: // whatever its hash, a NAR is longer
-		return nil, fmt.Errorf("%w: %s is empty", ErrDamaged, n.URL)
-	case n.FileSize != 0 && info.Size() != n.FileSize:
-		return nil, fmt.Errorf("%w: size of %s is %d, want %d", ErrDamaged, n.URL, info.Size(), n.FileSize)
 	}
 	return n, nil
 }
 
-func (c *Cache) readNarInfo(name string) (*NarInfo, error) {
-	f, err := c.root.Open(name)
+// checkNar returns an error if the NAR of an entry is not there.
+func (c *Cache) checkNar(n *NarInfo) error {
+	info, err := c.root.Stat(n.URL)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.EINVAL):
+		return fmt.Errorf("%w: %s is missing", ErrDamaged, n.URL)
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%w: %s is not a regular file", ErrDamaged, n.URL)
+	case info.Size() == 0: // whatever its hash, a NAR is longer
+		return fmt.Errorf("%w: %s is empty", ErrDamaged, n.URL)
+	case n.FileSize != 0 && info.Size() != n.FileSize:
+		return fmt.Errorf("%w: size of %s is %d, want %d", ErrDamaged, n.URL, info.Size(), n.FileSize)
+	}
+	return nil
+}
+
+func (c *Cache) readNarInfo(name string) (*NarInfo, []byte, error) {
+	text, err := c.readFile(name, maxNarInfo)
 	if errors.Is(err, fs.ErrPermission) {
 		// If nothing in the cache can be read, it can't be written either, and that
 		// is what will be said. This one alone is of no use to anybody.
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err := ParseNarInfo(text)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return n, text, nil
+}
+
+// readFile returns what is in a file, as far as limit.
+func (c *Cache) readFile(name string, limit int64) ([]byte, error) {
+	f, err := c.root.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxNarInfo))
-	if err != nil {
-		return nil, err
-	}
-	n, err := ParseNarInfo(text)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	return n, nil
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // NarName returns the name under which a NAR is published: Nix's own, by the hash
@@ -125,11 +138,16 @@ func (c *Cache) PublishNarInfo(ctx context.Context, t *Temp, storePath string) e
 
 // TempNarInfo writes a narinfo into an unfinished file.
 func (c *Cache) TempNarInfo(n *NarInfo) (*Temp, error) {
+	return c.TempText(n.Format())
+}
+
+// TempText writes a text into an unfinished file.
+func (c *Cache) TempText(text []byte) (*Temp, error) {
 	t, err := c.CreateTemp()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := t.Write(n.Format()); err != nil {
+	if _, err := t.Write(text); err != nil {
 		t.Discard()
 		return nil, err
 	}
@@ -154,10 +172,10 @@ func (c *Cache) Named(ctx context.Context, name string) ([]string, error) {
 			return nil, fmt.Errorf("list cache: %w", err)
 		}
 		for _, e := range entries {
-			if !strings.HasSuffix(e.Name(), ".narinfo") {
+			if !strings.HasSuffix(e.Name(), narInfoEnding) {
 				continue
 			}
-			n, err := c.readNarInfo(e.Name())
+			n, _, err := c.readNarInfo(e.Name())
 			if err != nil {
 				continue // (ignored) damaged, or removed meanwhile: no help to anybody
 			}
