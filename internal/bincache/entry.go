@@ -41,6 +41,8 @@ func (c *Cache) checkNar(n *NarInfo) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.EINVAL):
 		return fmt.Errorf("%w: %s is missing", ErrDamaged, n.URL)
+	case leadsOut(err), errors.Is(err, syscall.ELOOP):
+		return fmt.Errorf("%w: %s is a link that leads out of the cache", ErrDamaged, n.URL)
 	case err != nil:
 		return err
 	case !info.Mode().IsRegular():
@@ -52,6 +54,10 @@ func (c *Cache) checkNar(n *NarInfo) error {
 	}
 	return nil
 }
+
+// leadsOut tells whether an error is not the system's, but os.Root's, which does not
+// follow links out of the cache.
+func leadsOut(err error) bool { return err != nil && !errors.As(err, new(syscall.Errno)) }
 
 func (c *Cache) readNarInfo(name string) (*NarInfo, []byte, error) {
 	text, err := c.readFile(name, maxNarInfo)

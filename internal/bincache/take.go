@@ -118,7 +118,7 @@ func (c *Cache) openNar(n *NarInfo) (*os.File, fs.FileInfo, error) {
 // there.
 func (c *Cache) hasNar(n *NarInfo, src *os.File, want fs.FileInfo) (same bool, err error) {
 	have, err := c.root.Stat(n.URL)
-	if errors.Is(err, syscall.ENOTDIR) || err == nil && !have.Mode().IsRegular() {
+	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) || leadsOut(err) || err == nil && !have.Mode().IsRegular() {
 		return false, fmt.Errorf("%s: %w", n.URL, ErrNameTaken)
 	}
 	if err != nil {

@@ -49,6 +49,11 @@ func (m *Merger) look(ctx context.Context) error {
 			return err
 		}
 	}
+	return m.readUnseen(ctx)
+}
+
+// readUnseen looks for references that are in no list.
+func (m *Merger) readUnseen(ctx context.Context) error {
 	// What came while a directory was listed may not be in the list, but something in
 	// the list may need it. Its narinfo was there first.
 	for first := 0; first < len(m.entries); {
