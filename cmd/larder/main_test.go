@@ -26,6 +26,12 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 		"init --cache DIR --compression xz",
 		"init --cache s3://bucket",
 		"uninstall everything",
+		"merge",
+		"merge DIR",
+		"merge --cache DIR",
+		"merge --cache DIR DIR", // itself
+		"merge --cache DIR s3://bucket",
+		"merge --cache DIR other --json",
 	} {
 		var stdout, stderr bytes.Buffer
 		args := strings.Fields(strings.ReplaceAll("larder "+args, "DIR", t.TempDir()))
@@ -43,7 +49,7 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 }
 
 func TestEveryCommandHasHelp(t *testing.T) {
-	for _, command := range []string{"init", "uninstall", "daemon", "push", "drain", "status", "retry"} {
+	for _, command := range []string{"init", "uninstall", "daemon", "push", "drain", "status", "retry", "merge"} {
 		var stdout, stderr bytes.Buffer
 		code := run(t.Context(), []string{"larder", command, "--help"}, strings.NewReader(""), &stdout, &stderr)
 		if code != 0 || !strings.Contains(stdout.String(), "larder "+command+" - ") {

@@ -146,7 +146,7 @@ func (m *Merger) added(p *placed) {
 // sign adds to entries that the target had what signatures the sources have.
 func (m *Merger) sign(ctx context.Context) error {
 	unsigned := slices.DeleteFunc(slices.Clone(m.entries), func(e *entry) bool { return !e.inTarget() || e.more == nil })
-	for batch := range slices.Chunk(unsigned, batchSize) {
+	for batch := range slices.Chunk(unsigned, m.batch) {
 		var signed []*bincache.NarInfo
 		for _, e := range batch {
 			n, _, err := m.target().Read(e.hash)

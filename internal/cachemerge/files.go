@@ -29,7 +29,7 @@ func (m *Merger) takeFiles(ctx context.Context) error {
 		for _, folder := range folders {
 			names = append(names, m.files(m.caches[i], folder)...)
 		}
-		for batch := range slices.Chunk(names, batchSize) {
+		for batch := range slices.Chunk(names, m.batch) {
 			if err := m.takeBatch(ctx, m.caches[i], batch); err != nil {
 				return err
 			}

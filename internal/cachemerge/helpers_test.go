@@ -119,7 +119,9 @@ func mergeIn(ctx context.Context, target string, sources ...string) (Result, err
 		return Result{}, err
 	}
 	defer o.Target.Close()
-	return New(o).Run(ctx)
+	m := New(o)
+	m.batch = 50 // so that there are some
+	return m.Run(ctx)
 }
 
 // problems says which entries of a cache are not as they should be. It may be called

@@ -73,9 +73,6 @@ func (m *Merger) readUnseen(ctx context.Context) error {
 	return nil
 }
 
-// batchSize is how many entries are read, or published, together.
-const batchSize = 1024
-
 // A reading is what was read of an entry of one cache.
 type reading struct {
 	hash    string
@@ -85,7 +82,7 @@ type reading struct {
 
 // read reads entries of one cache, and unites them with those of the caches before.
 func (m *Merger) read(ctx context.Context, cache int, hashes []string) error {
-	for batch := range slices.Chunk(hashes, batchSize) {
+	for batch := range slices.Chunk(hashes, m.batch) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -131,6 +131,7 @@ type Progress struct {
 type Merger struct {
 	caches  []*bincache.Cache // the target, and then the sources
 	log     *slog.Logger
+	batch   int // how many entries are read, or published, together
 	entries []*entry
 	ids     map[string]int32 // in entries, by the first part of the store path
 
@@ -149,6 +150,7 @@ func New(o Options) *Merger {
 	return &Merger{
 		caches: append([]*bincache.Cache{o.Target}, o.Sources...),
 		log:    o.Log,
+		batch:  1024, // enough to share syncs
 		ids:    make(map[string]int32),
 	}
 }
@@ -181,7 +183,7 @@ func (m *Merger) run(ctx context.Context) error {
 	if err := m.look(ctx); err != nil {
 		return err
 	}
-	for batch := range slices.Chunk(m.order(), batchSize) {
+	for batch := range slices.Chunk(m.order(), m.batch) {
 		if err := m.add(ctx, batch); err != nil {
 			return err
 		}
