@@ -278,6 +278,12 @@ func observer(tell func(runner.Event)) func(reg nixstore.Registration, unwanted 
 	}
 }
 
+// progress tells how far the writer is.
+func (t *target) progress() progress {
+	p := t.writer.Progress()
+	return progress{done: p.Done, total: p.Paths, read: p.Read, bytes: p.NarBytes, current: p.Current}
+}
+
 // copyJob is a worker's Copy.
 func (t *target) copyJob(ctx context.Context, job *queue.Job) ([]slog.Attr, error) {
 	r, err := t.copyWanted(ctx, job)

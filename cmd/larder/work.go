@@ -65,7 +65,7 @@ func (s *session) work(ctx context.Context, finish, hurry <-chan struct{}) error
 		defer close(looked)
 		watching <- watchUntil(ctx, watch, finish, func() {
 			t.writer.Foreground()
-			done = showProgress(s.cli, t.writer)
+			done = showProgress(s.cli, t.progress)
 		})
 	}()
 	err = worker.Run(ctx, cfg)
