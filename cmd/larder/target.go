@@ -225,8 +225,8 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 	if err != nil {
 		return nil, err
 	}
-	if c.Int("workers") < 0 {
-		return nil, usageError(fmt.Sprintf("--workers is %d", c.Int("workers")), "at least 1, or leave it out")
+	if err := checkWorkers(c); err != nil {
+		return nil, err
 	}
 	v, err := newView(s, func(storeDir string) (*bincache.Cache, error) {
 		return openCache(url, c.String("cache") != "", storeDir)
