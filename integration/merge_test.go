@@ -25,23 +25,12 @@ type merged struct {
 	LeftOut     []string   `json:"left_out"`
 }
 
-// merge merges on a machine on which Nix has never been.
+// merge merges caches on the machine, into the first one.
 func (m *machine) merge(t *testing.T, args ...string) merged {
 	t.Helper()
 	var r merged
 	must(t, json.Unmarshal([]byte(m.run(t, append([]string{"larder", "merge", "--json", "--cache"}, args...)...)), &r))
 	return r
-}
-
-// newKey makes a key on the machine.
-func (m *machine) newKey(t *testing.T, name string) (secret, public string) {
-	t.Helper()
-	dir := tempDir(t)
-	secret = filepath.Join(dir, "secret")
-	m.run(t, "nix-store", "--generate-binary-cache-key", name, secret, filepath.Join(dir, "public"))
-	text, err := os.ReadFile(filepath.Join(dir, "public"))
-	must(t, err)
-	return secret, strings.TrimSpace(string(text))
 }
 
 // A matrix is what three jobs have left that built overlapping graphs: two with

@@ -18,14 +18,21 @@ type upstream struct {
 // the machine, signed by it.
 func (m *machine) newUpstream(t *testing.T, name string, paths ...string) upstream {
 	t.Helper()
-	dir := tempDir(t)
-	secret, public := filepath.Join(dir, "secret"), filepath.Join(dir, "public")
-	m.run(t, "nix-store", "--generate-binary-cache-key", name, secret, public)
-	key, err := os.ReadFile(public)
-	must(t, err)
-	up := upstream{filepath.Join(dir, "cache"), strings.TrimSpace(string(key))}
+	secret, public := m.newKey(t, name)
+	up := upstream{filepath.Join(tempDir(t), "cache"), public}
 	m.run(t, append([]string{"nix", "copy", "--to", "file://" + up.dir + "?secret-key=" + secret}, paths...)...)
 	return up
+}
+
+// newKey makes a key on the machine: a file with the secret one, and the public one.
+func (m *machine) newKey(t *testing.T, name string) (secret, public string) {
+	t.Helper()
+	dir := tempDir(t)
+	secret, file := filepath.Join(dir, "secret"), filepath.Join(dir, "public")
+	m.run(t, "nix-store", "--generate-binary-cache-key", name, secret, file)
+	text, err := os.ReadFile(file)
+	must(t, err)
+	return secret, strings.TrimSpace(string(text))
 }
 
 // chain is count derivations, each of which needs the one before it.
