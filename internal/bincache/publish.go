@@ -24,7 +24,9 @@ type Temp struct {
 // CreateTemp makes an unfinished file. Its name is unique among the hosts and
 // processes that share the cache.
 func (c *Cache) CreateTemp() (*Temp, error) {
-	name := tempName()
+	host, _ := os.Hostname() // (ignored) the random part is what makes it unique
+	host, _, _ = strings.Cut(host, "/")
+	name := path.Join(tmpDir, fmt.Sprintf("%s-%d-%s", host, os.Getpid(), rand.Text()))
 	f, err := c.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
@@ -38,12 +40,6 @@ func (c *Cache) CreateTemp() (*Temp, error) {
 		return nil, err
 	}
 	return t, nil
-}
-
-func tempName() string {
-	host, _ := os.Hostname() // (ignored) the random part is what makes it unique
-	host, _, _ = strings.Cut(host, "/")
-	return path.Join(tmpDir, fmt.Sprintf("%s-%d-%s", host, os.Getpid(), rand.Text()))
 }
 
 // Publish makes the file appear under its final name, which is below the cache's
