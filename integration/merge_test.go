@@ -25,7 +25,7 @@ type merged struct {
 	LeftOut     []string   `json:"left_out"`
 }
 
-// merge merges on a machine on which Nix has never been.
+// merge merges caches on the machine, into the first one.
 func (m *machine) merge(t *testing.T, args ...string) merged {
 	t.Helper()
 	var r merged

@@ -73,7 +73,7 @@ func merge(c *cli.Context) error {
 	if err != nil {
 		return orHint(err, "what is merged stays; run the command again to go on")
 	}
-	return printMerged(c, cache, &r)
+	return printMerged(c, cache, r)
 }
 
 // openSources opens the caches that are merged into one in dir. It returns those that
@@ -112,61 +112,32 @@ func openSources(dir string, args []string) (sources []*bincache.Cache, err erro
 	return sources, nil
 }
 
-// maxWarnings is how many problems of a kind are printed; --json has all.
-const maxWarnings = 10
-
-func printMerged(c *cli.Context, cache *bincache.Cache, r *cachemerge.Result) error {
-	type conflict struct {
-		Name  string `json:"name"`
-		Kept  string `json:"kept"`
-		Other string `json:"other"`
-	}
-	type damage struct {
-		Path  string `json:"path"`
-		Cache string `json:"cache"`
-		Cause string `json:"cause"`
-		Lost  bool   `json:"lost"`
-	}
-	result := struct {
-		Cache       string     `json:"cache"`
-		Added       int        `json:"added"`
-		Present     int        `json:"present"`
-		Mended      int        `json:"mended"`
-		Signatures  int        `json:"signatures"`
-		Files       int        `json:"files"`
-		Relying     int        `json:"relying_on_others"`
-		LinkedBytes int64      `json:"linked_bytes"`
-		CopiedBytes int64      `json:"copied_bytes"`
-		Conflicts   []conflict `json:"conflicts"`
-		Damaged     []damage   `json:"damaged"`
-		LeftOut     []string   `json:"left_out"`
-	}{
-		bincache.URL(cache.Path()), r.Added, r.Present, r.Mended, r.Signatures, r.Files, r.Relying, r.LinkedBytes, r.CopiedBytes,
-		[]conflict{}, []damage{}, append([]string{}, r.LeftOut...),
-	}
-	var conflicts, damaged, leftOut []string
-	for _, x := range r.Conflicts {
-		result.Conflicts = append(result.Conflicts, conflict(x))
-		conflicts = append(conflicts, fmt.Sprintf("%s is another one in %s; kept that of %s", x.Name, x.Other, x.Kept))
-	}
-	for _, x := range r.Damaged {
-		result.Damaged = append(result.Damaged, damage(x))
-		what := "another cache has it"
-		if x.Lost {
-			what = "left out"
-		}
-		damaged = append(damaged, fmt.Sprintf("%s in %s: %s; %s", x.Path, x.Cache, x.Cause, what))
-	}
-	for _, path := range r.LeftOut {
-		leftOut = append(leftOut, path+" needs one that is damaged; left out")
-	}
-	for _, warnings := range [][]string{conflicts, damaged, leftOut} {
+func printMerged(c *cli.Context, cache *bincache.Cache, r cachemerge.Result) error {
+	for _, warnings := range mergeWarnings(&r) {
 		printWarnings(c.App.ErrWriter, warnings)
 	}
+	// In JSON an empty list is one.
+	r.Conflicts = append([]cachemerge.Conflict{}, r.Conflicts...)
+	r.Damaged = append([]cachemerge.Damage{}, r.Damaged...)
+	r.LeftOut = append([]string{}, r.LeftOut...)
+	result := struct {
+		Cache string `json:"cache"`
+		cachemerge.Result
+	}{bincache.URL(cache.Path()), r}
+	if err := printResult(c, result, mergeText(result.Cache, &r)); err != nil {
+		return err
+	}
+	if lost := r.Lost(); lost+len(r.LeftOut) > 0 {
+		return withHint(fmt.Errorf("left out %d damaged entries, and %d that need them; merged the rest", lost, len(r.LeftOut)),
+			"build or push them again, then merge once more")
+	}
+	return nil
+}
 
+func mergeText(cache string, r *cachemerge.Result) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "added %d entries to %s (%s linked, %s copied), %d were there already\n",
-		r.Added, result.Cache, humanize.IBytes(uint64(r.LinkedBytes)), humanize.IBytes(uint64(r.CopiedBytes)), r.Present)
+		r.Added, cache, humanize.IBytes(uint64(r.LinkedBytes)), humanize.IBytes(uint64(r.CopiedBytes)), r.Present)
 	for _, line := range []struct {
 		count int
 		what  string
@@ -180,15 +151,30 @@ func printMerged(c *cli.Context, cache *bincache.Cache, r *cachemerge.Result) er
 			fmt.Fprintf(&text, line.what, line.count)
 		}
 	}
-	if err := printResult(c, result, text.String()); err != nil {
-		return err
-	}
-	if lost := r.Lost(); lost+len(r.LeftOut) > 0 {
-		return withHint(fmt.Errorf("left out %d damaged entries, and %d that need them; merged the rest", lost, len(r.LeftOut)),
-			"build or push them again, then merge once more")
-	}
-	return nil
+	return text.String()
 }
+
+// mergeWarnings returns what was not united, by kind.
+func mergeWarnings(r *cachemerge.Result) [3][]string {
+	var conflicts, damaged, leftOut []string
+	for _, x := range r.Conflicts {
+		conflicts = append(conflicts, fmt.Sprintf("%s is another one in %s; kept that of %s", x.Name, x.Other, x.Kept))
+	}
+	for _, x := range r.Damaged {
+		what := "another cache has it"
+		if x.Lost {
+			what = "left out"
+		}
+		damaged = append(damaged, fmt.Sprintf("%s in %s: %s; %s", x.Path, x.Cache, x.Cause, what))
+	}
+	for _, path := range r.LeftOut {
+		leftOut = append(leftOut, path+" needs one that is damaged; left out")
+	}
+	return [3][]string{conflicts, damaged, leftOut}
+}
+
+// maxWarnings is how many problems of a kind are printed; --json has all.
+const maxWarnings = 10
 
 func printWarnings(w io.Writer, warnings []string) {
 	for i, warning := range warnings {

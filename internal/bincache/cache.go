@@ -1,5 +1,5 @@
 // Package bincache is the format of a binary cache in a directory: what is where,
-// how it is read, and how one file is published.
+// how it is read, and how one file is published, or taken over from another cache.
 //
 //	nix-cache-info            the store directory; every file is made with its mode
 //	<hash>.narinfo            one per store path; its presence is the promise

@@ -50,8 +50,10 @@ func (n *NarInfo) Format() []byte {
 	line("StorePath", n.StorePath)
 	line("URL", n.URL)
 	line("Compression", n.Compression)
-	line("FileHash", n.FileHash.String())
-	line("FileSize", strconv.FormatInt(n.FileSize, 10))
+	if n.FileHash != (Hash{}) { // others may have left it out
+		line("FileHash", n.FileHash.String())
+		line("FileSize", strconv.FormatInt(n.FileSize, 10))
+	}
 	line("NarHash", n.NarHash.String())
 	line("NarSize", strconv.FormatInt(n.NarSize, 10))
 	line("References", strings.Join(n.References, " "))

@@ -57,28 +57,36 @@ func (c *Cache) takeNar(ctx context.Context, n *NarInfo, src *os.File, info fs.F
 	if same {
 		return WasThere, nil
 	}
-	missing := errors.Is(err, fs.ErrNotExist)
-	if err != nil && !missing {
-		return 0, err
-	}
-	publish, verify := (*Temp).Replace, true // what takes another's place has to be better
-	if missing {
-		publish, verify = (*Temp).Publish, false
-		if err := c.makeDir(path.Dir(n.URL)); err != nil {
-			return 0, err
+	publish := (*Temp).Replace
+	if errors.Is(err, fs.ErrNotExist) {
+		publish, err = (*Temp).Publish, c.makeDir(path.Dir(n.URL))
+		if err == nil && c.mayLink(info) {
+			err = c.linkNar(n, src)
+			if err == nil || errors.Is(err, fs.ErrExist) {
+				return Linked, err
+			}
+			// Whatever is in the way, such as the system's rules for links to other
+			// users' files: a copy may do, and if not, says why.
+			err = nil
 		}
 	}
-	t, how, err := c.tempNar(ctx, n, src, info, verify)
 	if err != nil {
 		return 0, err
 	}
-	if err = t.Sync(); err == nil {
+	t, err := c.CreateTemp()
+	if err != nil {
+		return 0, err
+	}
+	if err = t.fill(ctx, n, src, info.Size()); err == nil {
+		err = t.Sync()
+	}
+	if err == nil {
 		err = publish(t, n.URL)
 	}
 	if err != nil {
 		t.Discard()
 	}
-	return how, err
+	return Copied, err
 }
 
 // isNarPlace tells whether a NAR may be there. What a narinfo of another cache says
@@ -118,7 +126,12 @@ func (c *Cache) openNar(n *NarInfo) (*os.File, fs.FileInfo, error) {
 // there.
 func (c *Cache) hasNar(n *NarInfo, src *os.File, want fs.FileInfo) (same bool, err error) {
 	have, err := c.root.Stat(n.URL)
-	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) || leadsOut(err) || err == nil && !have.Mode().IsRegular() {
+	taken := errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) || leadsOut(err) || err == nil && !have.Mode().IsRegular()
+	if errors.Is(err, fs.ErrNotExist) {
+		link, err := c.root.Lstat(n.URL)
+		taken = err == nil && link.Mode().Type() == fs.ModeSymlink // to nothing
+	}
+	if taken {
 		return false, fmt.Errorf("%s: %w", n.URL, ErrNameTaken)
 	}
 	if err != nil {
@@ -165,28 +178,6 @@ func sameContents(a, b *os.File) (bool, error) {
 	}
 }
 
-// tempNar makes an unfinished file of a NAR of another cache: a link, or if it has to
-// be verified, a copy.
-func (c *Cache) tempNar(ctx context.Context, n *NarInfo, src *os.File, info fs.FileInfo, verify bool) (*Temp, How, error) {
-	if !verify && c.mayLink(info) {
-		t, err := c.linkTemp(src)
-		if err == nil {
-			return t, Linked, nil
-		}
-		// Whatever is in the way, such as another file system, or the system's rules
-		// for links to other users' files: a copy may do, and if not, says why.
-	}
-	t, err := c.CreateTemp()
-	if err != nil {
-		return nil, 0, err
-	}
-	if err := t.fill(ctx, n, src, info.Size()); err != nil {
-		t.Discard()
-		return nil, 0, err
-	}
-	return t, Copied, nil
-}
-
 // mayLink tells whether a file of another cache may become one of ours too, if it is a
 // NAR, which nobody changes in place. Both names then have one inode, so mode, group
 // and owner have to be right for us. Its owner can change it later, and so must be
@@ -201,28 +192,21 @@ func (c *Cache) mayLink(info fs.FileInfo) bool {
 	if c.fileMode>>3&7 != c.fileMode&7 && file.Gid != ours.Gid {
 		return false
 	}
-	return file.Uid == 0 || file.Uid == ours.Uid || int(file.Uid) == os.Geteuid()
+	return file.Dev == ours.Dev && (file.Uid == 0 || file.Uid == ours.Uid || int(file.Uid) == os.Geteuid())
 }
 
-// linkTemp makes an unfinished file that is a link to one of another cache.
-func (c *Cache) linkTemp(src *os.File) (*Temp, error) {
-	dir, err := c.root.Open(tmpDir)
+// linkNar makes a NAR of another cache one of ours as well.
+func (c *Cache) linkNar(n *NarInfo, src *os.File) error {
+	// Whoever wrote it need not have made it durable.
+	if err := src.Sync(); err != nil {
+		return err
+	}
+	dir, err := c.root.Open(path.Dir(n.URL))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer dir.Close()
-	// Before it can look like an old unfinished file. Shared, since others may be
-	// linking it as well.
-	_ = syscall.Flock(int(src.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) // (ignored) as in CreateTemp
-	name := tempName()
-	if err := linkFile(src, dir, path.Base(name)); err != nil {
-		return nil, err
-	}
-	f, err := c.root.Open(name)
-	if err != nil {
-		return nil, errors.Join(err, c.root.Remove(name))
-	}
-	return &Temp{File: f, cache: c, name: name}, nil
+	return linkFile(src, dir, path.Base(n.URL))
 }
 
 // fill copies a NAR, and compares it with its hash, if the narinfo says it.

@@ -46,13 +46,13 @@ func (m *Merger) add(ctx context.Context, batch []*entry) error {
 			}
 		}
 	}()
-	err := bincache.EachOf(entries, func(p *placed) (err error) {
+	for _, p := range entries {
+		var err error
 		if p.temp, err = m.target().TempText(p.text); err != nil {
 			return err
 		}
-		return p.temp.Sync()
-	})
-	if err != nil {
+	}
+	if err := bincache.EachOf(entries, func(p *placed) error { return p.temp.Sync() }); err != nil {
 		return err
 	}
 	for _, p := range entries {

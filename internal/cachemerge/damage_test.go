@@ -22,7 +22,8 @@ var damages = map[string]func(narInfo, nar string) error{
 	"NAR is elsewhere": func(_, nar string) error {
 		return errors.Join(os.Remove(nar), os.Symlink("/etc/hostname", nar))
 	},
-	"NAR is a directory": func(_, nar string) error { return errors.Join(os.Remove(nar), os.Mkdir(nar, 0o755)) },
+	"NAR is a link to nothing": func(_, nar string) error { return errors.Join(os.Remove(nar), os.Symlink("nothing", nar)) },
+	"NAR is a directory":       func(_, nar string) error { return errors.Join(os.Remove(nar), os.Mkdir(nar, 0o755)) },
 }
 
 var graph = []item{{name: "a"}, {name: "on-a", refs: []string{"a", "b"}}, {name: "on-on-a", refs: []string{"on-a"}}, {name: "b"}}

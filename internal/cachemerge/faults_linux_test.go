@@ -61,7 +61,7 @@ func TestOtherFileSystemIsCopiedFrom(t *testing.T) {
 	}
 }
 
-// TestFullDiskIsNobodysFault merges what does not fit, makes room, and goes on.
+// TestMergeGoesOnAfterAFullDisk merges what does not fit, makes room, and goes on.
 func TestMergeGoesOnAfterAFullDisk(t *testing.T) {
 	var items []item
 	for i := range 100 {
@@ -89,7 +89,7 @@ func TestMergeGoesOnAfterAFullDisk(t *testing.T) {
 	nothingUnfinished(t, target)
 }
 
-// TestFileThatSomebodyElseOwnsIsCopied: its owner could change it later.
+// TestOnlyAFileThatFitsIsLinked: its owner, for one, could change it later.
 func TestOnlyAFileThatFitsIsLinked(t *testing.T) {
 	trouble.NeedRoot(t)
 	const other, group = 4711, 815

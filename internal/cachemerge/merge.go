@@ -34,9 +34,9 @@
 //
 // A NAR whose owner, group and mode are right for the target is hard-linked, which
 // takes neither time nor space. Both caches then share it for ever; that is safe
-// because nobody writes to a NAR that has its name. Everything else is copied, narinfos
-// too: they are small, and change. What is linked is not read; what is copied is
-// compared with its hash.
+// because nobody writes to a NAR that has its name. Everything else is copied (on file
+// systems that can share blocks: without taking space), narinfos too: they are small,
+// and change. What is linked is not read; what is copied is compared with its hash.
 //
 // Sources are only read. Others may write to them, and to the target, meanwhile.
 package cachemerge
@@ -68,34 +68,34 @@ type Options struct {
 
 // A Result says what a merge did.
 type Result struct {
-	Added      int // entries that the target had not
-	Present    int // entries that it had
-	Mended     int // entries that were damaged there
-	Signatures int // that the kept entries had not
-	Files      int // logs, realisations and the like that were copied
-	Relying    int // of the added and mended: with a reference that no cache has
+	Added      int `json:"added"`             // entries that the target had not
+	Present    int `json:"present"`           // entries that it had
+	Mended     int `json:"mended"`            // entries that were damaged there
+	Signatures int `json:"signatures"`        // that the kept entries had not
+	Files      int `json:"files"`             // logs, realisations and the like that were copied
+	Relying    int `json:"relying_on_others"` // of the added and mended: with a reference that no cache has
 
-	LinkedBytes int64 // of NARs that are now one file in both caches
-	CopiedBytes int64 // of NARs
+	LinkedBytes int64 `json:"linked_bytes"` // of NARs that are now one file in both caches
+	CopiedBytes int64 `json:"copied_bytes"` // of NARs
 
-	Conflicts []Conflict // what differs, and so was not united
-	Damaged   []Damage   // entries that are damaged in some cache
-	LeftOut   []string   // store paths that need one of those that are lost
+	Conflicts []Conflict `json:"conflicts"` // what differs, and so was not united
+	Damaged   []Damage   `json:"damaged"`   // entries that are damaged in some cache
+	LeftOut   []string   `json:"left_out"`  // store paths that need one of those that are lost
 }
 
 // A Conflict is a store path, or a pin, that is not the same in two caches.
 type Conflict struct {
-	Name  string
-	Kept  string // the directory of the cache whose is kept
-	Other string // of the other one
+	Name  string `json:"name"`
+	Kept  string `json:"kept"`  // the directory of the cache whose is kept
+	Other string `json:"other"` // of the other one
 }
 
 // Damage is an entry that is of no use in one cache.
 type Damage struct {
-	Path  string // store path, or just its first part if that is all that is known
-	Cache string // its directory
-	Cause string
-	Lost  bool // no other cache has a good one
+	Path  string `json:"path"`  // store path, or just its first part if that is all that is known
+	Cache string `json:"cache"` // its directory
+	Cause string `json:"cause"`
+	Lost  bool   `json:"lost"` // no other cache has a good one
 }
 
 // Lost returns how many store paths are damaged everywhere.
