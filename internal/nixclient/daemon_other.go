@@ -3,4 +3,4 @@
 package nixclient
 
 // apart tells nothing where there are no mount namespaces.
-func apart(string) bool { return false }
+func apart(string) (apart bool, pid int) { return false, 0 }

@@ -56,6 +56,10 @@ type Client struct {
 	// excepted.
 	Apart bool
 
+	// DaemonPID is the process that listens for the daemon's clients, or 0 if there is
+	// none, or none that can be seen from here.
+	DaemonPID int
+
 	settings map[string]setting
 }
 
@@ -92,7 +96,9 @@ func Ask(ctx context.Context, dirs nixstore.Dirs) (*Client, error) {
 	if path, ok := strings.CutPrefix(c.Store, "unix://"); ok && path != "" {
 		socket, _, _ = strings.Cut(path, "?")
 	}
-	c.Apart = c.Access == Daemon && apart(socket)
+	if c.Access == Daemon {
+		c.Apart, c.DaemonPID = apart(socket)
+	}
 	return &c, nil
 }
 
@@ -132,11 +138,12 @@ func (c *Client) MaySubstitute(url string) bool {
 	return c.Trusted || slices.Contains(c.Strings("trusted-substituters"), url) || slices.Contains(c.Strings("substituters"), url)
 }
 
-func showConfig(ctx context.Context, nix string) (map[string]setting, error) {
+// showConfig returns the settings that Nix has with further variables.
+func showConfig(ctx context.Context, nix string, env ...string) (map[string]setting, error) {
 	// Since 2.17 it is called "config show", and this name still works.
-	out, err := run(ctx, nix, "show-config", "--json")
+	out, err := runWith(ctx, env, nix, "show-config", "--json")
 	if err != nil {
-		if newer, newErr := run(ctx, nix, "config", "show", "--json"); newErr == nil {
+		if newer, newErr := runWith(ctx, env, nix, "config", "show", "--json"); newErr == nil {
 			out, err = newer, nil
 		}
 	}
@@ -177,7 +184,12 @@ func pingStore(ctx context.Context, nix string) *storeInfo {
 
 // run runs one of Nix's commands for its output.
 func run(ctx context.Context, nix string, args ...string) ([]byte, error) {
+	return runWith(ctx, nil, nix, args...)
+}
+
+func runWith(ctx context.Context, env []string, nix string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, nix, append([]string{"--extra-experimental-features", "nix-command"}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
