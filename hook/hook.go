@@ -77,6 +77,9 @@ func Run(ctx context.Context, c Config) (err error) {
 		return errors.Join(problems, err)
 	}
 	id, err := identify(file, build.dirs.State)
+	if errors.Is(err, errEnded) {
+		return nil
+	}
 	if err != nil {
 		return errors.Join(problems, err)
 	}
@@ -123,11 +126,17 @@ func (c Config) stage(s string) {
 	}
 }
 
+// errEnded says that there was a queue, and that nobody wants anything any more.
+var errEnded = errors.New("queue has ended")
+
 // identify returns the identity of a queue, or the one that it will have if there
 // is none yet.
 func identify(file, stateDir string) (queue.Identity, error) {
 	id, err := queue.Identify(file)
 	if errors.Is(err, fs.ErrNotExist) {
+		if queue.Ended(file) {
+			return id, errEnded
+		}
 		id = queue.Identity{ID: queue.ExpectedID(file)}
 		id.UID, id.GID = futureOwner(file)
 		id.Worker, err = gcroot.Open(stateDir, id.ID).Since()

@@ -172,3 +172,20 @@ func (q *Queue) WorkerAlive() (bool, error) {
 	}
 	return !free, l.Close()
 }
+
+// End leaves word, where a queue was that has been removed, that there will be none
+// again: hooks that are still called have nothing to do.
+func End(file string) error {
+	if err := os.WriteFile(endFile(file), nil, 0o644); err != nil {
+		return fmt.Errorf("end queue: %w", err)
+	}
+	return nil
+}
+
+// Ended tells whether End has been called for a queue.
+func Ended(file string) bool {
+	_, err := os.Lstat(endFile(file))
+	return err == nil
+}
+
+func endFile(file string) string { return file + "-ended" }

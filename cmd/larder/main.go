@@ -57,6 +57,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			syncCommand(),
 			explainCommand(),
 			runCommand(),
+			startCommand(),
+			stopCommand(),
+			sessionWorkerCommand(),
 		},
 	}
 	for _, c := range app.Commands {

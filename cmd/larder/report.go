@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -43,7 +42,7 @@ func (s *session) conclude(code *int, drained time.Duration, workErr error) erro
 	if code != nil && *code != 0 {
 		return codeError(*code)
 	}
-	if code != nil && !s.cli.Bool("strict") {
+	if !s.cli.Bool("strict") {
 		return nil
 	}
 	switch {
@@ -60,7 +59,7 @@ func (s *session) conclude(code *int, drained time.Duration, workErr error) erro
 // reportOf makes the report from the journal and from what is left in the queue.
 func (s *session) reportOf(code *int, drained time.Duration) (*runner.Report, error) {
 	t := runner.NewTally()
-	if err := runner.ReadJournal(filepath.Join(s.dir, "journal"), t.Add); err != nil {
+	if err := runner.ReadJournal(s.file("journal"), t.Add); err != nil {
 		return nil, err
 	}
 	t.Cache, t.ExitCode, t.Notes = s.settings.Cache, code, append(t.Notes, s.wiring.Notes...)

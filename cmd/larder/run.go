@@ -24,9 +24,7 @@ func runCommand() *cli.Command {
 		ArgsUsage: "-- COMMAND [ARGUMENT…]",
 		Description: "Makes the cache if it is not there, and leaves nothing else behind. Exits with the command's own code; what is wrong with the cache " +
 			"is told of, and is no reason for the command not to run, or to fail, unless --strict is given.",
-		Flags: slices.Concat(sessionFlags(), drainFlags(), []cli.Flag{
-			&cli.BoolFlag{Name: "read-only", EnvVars: []string{"LARDER_READ_ONLY"}, Usage: "use what the cache has, and write nothing"},
-		}),
+		Flags:  slices.Concat(sessionFlags(), drainFlags()),
 		Action: runAround,
 	}
 }
@@ -34,6 +32,7 @@ func runCommand() *cli.Command {
 // sessionFlags are those of run and start.
 func sessionFlags() []cli.Flag {
 	return slices.Concat([]cli.Flag{cacheFlag(), compressionFlag(), workersFlag()}, ruleFlags(), []cli.Flag{
+		&cli.BoolFlag{Name: "read-only", EnvVars: []string{"LARDER_READ_ONLY"}, Usage: "use what the cache has, and write nothing"},
 		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "say what is done meanwhile"},
 	})
 }
@@ -136,7 +135,7 @@ func (s *session) around(argv []string) error {
 			left = s.cli.Duration("deadline")
 			close(finish)
 		}
-		workErr := waitForWork(working, left, child, cancel, hurry)
+		workErr := waitForWork(working, left, child.Signals(), cancel, hurry)
 		return s.conclude(&code, time.Since(ended), workErr)
 	})
 	cancel()
@@ -145,7 +144,7 @@ func (s *session) around(argv []string) error {
 
 // waitForWork waits for the end of the work. When time is up, what is in hand goes
 // back; a signal ends it as it does while the command runs, and a second one at once.
-func waitForWork(working <-chan error, left time.Duration, child *runner.Child, cancel func(), hurry chan struct{}) error {
+func waitForWork(working <-chan error, left time.Duration, signals <-chan os.Signal, cancel func(), hurry chan struct{}) error {
 	deadline := time.NewTimer(left)
 	defer deadline.Stop()
 	var once, twice bool
@@ -159,7 +158,7 @@ func waitForWork(working <-chan error, left time.Duration, child *runner.Child, 
 				twice = true
 				close(hurry)
 			}
-		case <-child.Signals():
+		case <-signals:
 			cancel()
 			if once && !twice {
 				twice = true

@@ -41,25 +41,9 @@ type session struct {
 	wiring runner.Wiring
 	hook   string
 
-	begin   time.Time
-	adopted int // jobs of runs that were killed
-}
-
-// sessionsDir returns where the user's sessions are.
-func sessionsDir() (string, error) {
-	file, err := queue.DefaultFile(os.Geteuid(), os.Getenv)
-	if err == nil {
-		dir := filepath.Join(filepath.Dir(file), "runs")
-		if err = os.MkdirAll(dir, 0o755); err == nil && canMake(filepath.Join(dir, "x")) == nil {
-			return dir, nil
-		}
-	}
-	// Without a home there is still a place for what need not outlive the machine.
-	dir := filepath.Join(os.TempDir(), fmt.Sprintf("larder-%d", os.Geteuid()))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("make a place for the run: %w", err)
-	}
-	return dir, nil
+	begin    time.Time
+	started  bool // by larder start
+	detached bool // we are what start left behind, and nobody may come to stop us
 }
 
 // newSession makes a session. Whatever it has made is gone after an error.
@@ -132,9 +116,15 @@ func (s *session) make(dirs nixstore.Dirs, cacheURL string) error {
 	if _, err := openRoots(s.queue); err != nil {
 		return err
 	}
-	s.journal, err = runner.OpenJournal(filepath.Join(s.dir, "journal"))
-	return err
+	if s.journal, err = runner.OpenJournal(s.file("journal")); err != nil {
+		return err
+	}
+	s.takeOver(parent)
+	return nil
 }
+
+// file returns the name of one of the session's files.
+func (s *session) file(name string) string { return filepath.Join(s.dir, name) }
 
 // sessionSettings returns the settings of a session's queue.
 func sessionSettings(c *cli.Context, dirs nixstore.Dirs, cacheURL string) (queue.Settings, error) {
@@ -205,28 +195,42 @@ func (s *session) environ() []string {
 	return append(env, "NIX_CONFIG="+s.wiring.NixConfig(os.Getenv("NIX_CONFIG"), s.hook), insideVariable+"="+s.dir)
 }
 
-// remove removes all of the session.
+// remove removes the session: all of it, or all but a hook that does nothing, where
+// somebody may still have it in the environment. Nix fails builds whose hook is gone.
 func (s *session) remove() {
-	err := s.tryRemove()
-	if err != nil {
+	if err := s.tryRemove(s.started || s.hook != "" && inUse(s.dir)); err != nil {
 		s.log.Warn("run left something behind", "dir", s.dir, "err", err)
 	}
 }
 
-func (s *session) tryRemove() error {
+func (s *session) tryRemove(keepHook bool) error {
 	var errs []error
 	if s.journal != nil {
 		errs = append(errs, s.journal.Close())
 	}
 	if s.queue != nil {
-		errs = append(errs, rootsOf(s.queue).RemoveAll(), removeHook(nixstore.DefaultDirs(), s.queue.File()))
+		file := s.queue.File()
+		if keepHook {
+			errs = append(errs, queue.End(file))
+		} else {
+			errs = append(errs, removeHook(nixstore.DefaultDirs(), file))
+		}
+		errs = append(errs, rootsOf(s.queue).RemoveAll())
 		if s.lock != nil {
 			errs = append(errs, s.queue.Remove(), s.lock.Unlock())
 		} else {
 			errs = append(errs, s.queue.Close())
 		}
 	}
-	if s.dir != "" {
+	switch {
+	case s.dir == "":
+	case keepHook:
+		for _, name := range []string{sessionFile, "journal", "log"} {
+			if err := os.Remove(s.file(name)); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+	default:
 		errs = append(errs, os.RemoveAll(s.dir))
 	}
 	return errors.Join(errs...)

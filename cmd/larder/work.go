@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
 	"time"
 
 	"github.com/nix-larder/larder/internal/worker"
@@ -40,11 +41,17 @@ func (s *session) work(ctx context.Context, finish, hurry <-chan struct{}) error
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	forgot := time.Now()
 	cfg.Alive = func() {
 		if time.Since(forgot) > forgetEvery {
 			t.writer.Forget()
 			forgot = time.Now()
+		}
+		if s.detached && s.forgotten() {
+			s.log.Info("nobody needs the session any more")
+			cancel()
 		}
 	}
 	done := func() {}
@@ -63,6 +70,15 @@ func (s *session) work(ctx context.Context, finish, hurry <-chan struct{}) error
 	}()
 	err = worker.Run(ctx, cfg)
 	return errors.Join(err, <-watching)
+}
+
+// idleEnd is how long start's worker waits for something to do.
+const idleEnd = 24 * time.Hour
+
+// forgotten tells whether a session was deleted, or nothing has happened in it for long.
+func (s *session) forgotten() bool {
+	info, err := os.Stat(s.file("journal"))
+	return err != nil || time.Since(info.ModTime()) > idleEnd
 }
 
 // watchUntil watches until finish is closed, and then looks for the last time.

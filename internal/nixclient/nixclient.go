@@ -26,7 +26,7 @@ import (
 )
 
 // ErrNoNix says that there is no Nix in the PATH.
-var ErrNoNix = errors.New("Nix is not in the PATH")
+var ErrNoNix = errors.New("no nix in the PATH")
 
 // An Access is how the user's commands reach the store.
 type Access string

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 var (
@@ -23,6 +24,8 @@ var (
 	lastSQL string
 	//go:embed sql/newest.sql
 	newestSQL string
+	//go:embed sql/build_times.sql
+	buildTimesSQL string
 	//go:embed sql/paths.sql
 	pathsSQL string
 )
@@ -147,6 +150,38 @@ func (s *Store) Derivers(ctx context.Context, path string) (drvs []string, err e
 		return nil, fmt.Errorf("read derivers of %s: %w", path, err)
 	}
 	return drvs, nil
+}
+
+// BuildTimes returns how long it took to build those of some paths that were built here,
+// as far as Nix's times tell, which are in seconds: from when the last input was there.
+// What waited for other builds meanwhile seems to have taken longer. Of several outputs
+// of a derivation only one is returned, for all.
+func (s *Store) BuildTimes(ctx context.Context, paths []string) (times map[string]time.Duration, err error) {
+	list, err := json.Marshal(append([]string{}, paths...)) // not null
+	if err != nil {
+		return nil, err
+	}
+	err = s.db.read(ctx, func(tx *sql.Tx) error {
+		times = make(map[string]time.Duration)
+		rows, err := tx.QueryContext(ctx, buildTimesSQL, sql.Named("paths", string(list)))
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var path string
+			var seconds int64
+			if err := rows.Scan(&path, &seconds); err != nil {
+				return err
+			}
+			times[path] = time.Duration(max(0, seconds)) * time.Second
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read build times: %w", err)
+	}
+	return times, nil
 }
 
 // Rows returns those of the given rows that there are, in their order.

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/nix-larder/larder/internal/bincache"
+)
+
+func startCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "start",
+		Usage: "begin to use a cache and to keep what comes into the store, for all commands of a shell",
+		Description: "Prints lines for the shell: eval \"$(larder start --cache DIR)\". Where GITHUB_ENV is set, later steps have them too. " +
+			"A worker goes on in the background until larder stop.",
+		Flags:  sessionFlags(),
+		Action: start,
+	}
+}
+
+func start(c *cli.Context) error {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	if dir := outerSession(c); dir != "" {
+		if s, state, err := openSession(c, dir); err == nil {
+			defer s.queue.Close()
+			fmt.Fprintf(c.App.ErrWriter, "larder: already started\n")
+			return printStarted(c, s.dir, state.NixConfig)
+		}
+	}
+	s, err := newSession(c, !c.Bool("read-only"), sessionLog(c))
+	if err != nil {
+		return err
+	}
+	s.introduce()
+	if s.queue == nil {
+		return printStarted(c, "", s.wiring.NixConfig(os.Getenv("NIX_CONFIG"), ""))
+	}
+	state := sessionState{
+		Version: sessionVersion, Begin: s.begin, Wiring: s.wiring, Hook: s.hook,
+		NixConfig: s.wiring.NixConfig(os.Getenv("NIX_CONFIG"), s.hook),
+	}
+	if err := s.detach(&state); err != nil {
+		s.remove()
+		return err
+	}
+	return printStarted(c, s.dir, state.NixConfig)
+}
+
+// detach leaves the session to a worker in the background.
+func (s *session) detach(state *sessionState) error {
+	if err := errors.Join(s.journal.Close(), s.lock.Unlock()); err != nil {
+		return err
+	}
+	s.journal, s.lock = nil, nil
+	if err := s.save(*state); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("start worker: %w", err)
+	}
+	log, err := os.OpenFile(s.file("log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("start worker: %w", err)
+	}
+	defer log.Close()
+	cmd := exec.Command(self, sessionWorker, fmt.Sprintf("--workers=%d", s.cli.Int("workers")), s.dir)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Dir = "/" // no directory is kept busy
+	// Jenkins and GitHub end what a step leaves behind, and know it by its environment.
+	cmd.Env = append(withoutVariables(os.Environ(), "LARDER_CACHE", "LARDER_QUEUE"), "JENKINS_NODE_COOKIE=dontKillMe", "BUILD_ID=dontKillMe", "RUNNER_TRACKING_ID=")
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start worker: %w", err)
+	}
+	state.Worker = cmd.Process.Pid
+	return errors.Join(cmd.Process.Release(), s.save(*state), s.queue.Close())
+}
+
+// printStarted prints what the shell is to set.
+func printStarted(c *cli.Context, dir, nixConfig string) error {
+	variables := [][2]string{{"NIX_CONFIG", nixConfig}}
+	if dir != "" {
+		variables = append(variables, [2]string{insideVariable, dir})
+	}
+	if file := os.Getenv("GITHUB_ENV"); file != "" {
+		var b strings.Builder
+		for _, v := range variables {
+			// Nothing that is in it may look like its end.
+			end := "LARDER_" + rand.Text()
+			fmt.Fprintf(&b, "%s<<%s\n%s\n%s\n", v[0], end, strings.TrimSuffix(v[1], "\n"), end)
+		}
+		if err := appendFile(file, b.String()); err != nil {
+			return fmt.Errorf("tell GitHub: %w", err)
+		}
+	}
+	for _, v := range variables {
+		if _, err := fmt.Fprintf(c.App.Writer, "export %s=%s\n", v[0], shellQuote(v[1])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func shellQuote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+
+// sessionWorker is the command by which start's worker is started.
+const sessionWorker = "session-worker"
+
+func sessionWorkerCommand() *cli.Command {
+	return &cli.Command{
+		Name: sessionWorker, Hidden: true, ArgsUsage: "DIR",
+		Usage:  "what larder start leaves in the background",
+		Flags:  []cli.Flag{cacheFlag(), compressionFlag(), workersFlag()},
+		Action: workInBackground,
+	}
+}
+
+// findSession returns the directory of the session that stop is to end: that of the
+// flag, of the environment, or the newest that there is. It returns "" if there is none.
+func findSession(c *cli.Context) (string, error) {
+	if dir := c.String("session"); dir != "" {
+		return dir, nil
+	}
+	files, err := sessionDirs()
+	if err != nil {
+		return "", err
+	}
+	for _, file := range slices.Backward(files) {
+		dir := filepath.Dir(file)
+		s, _, err := openSession(c, dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a run's, or just ended
+		}
+		if err != nil {
+			return "", err
+		}
+		s.queue.Close()
+		if c.String("cache") == "" {
+			return dir, nil
+		}
+		cacheDir, err := parseCache(c.String("cache"))
+		if err != nil {
+			return "", err
+		}
+		if s.settings.Cache == bincache.URL(cacheDir) {
+			return dir, nil
+		}
+	}
+	return "", nil
+}
