@@ -25,6 +25,7 @@ var arrows = map[string][]string{
 	"cachewriter":        {"internal/nixstore", "internal/nar", "internal/bincache"},
 	"internal/runner":    {"internal/nixclient", "internal/rules"},
 	"internal/nixclient": {"internal/nixstore"},
+	"internal/doctor":    {"queue", "internal/bincache", "internal/gcroot", "internal/nixclient", "internal/nixstore"},
 	"queue":              nil,
 	"internal/nar":       nil,
 	"internal/gcroot":    nil,

@@ -23,6 +23,7 @@ const (
 	exitUsage    = 2
 	exitLeftOver = 3
 	exitDead     = 4
+	exitProblems = 5
 )
 
 func main() {
@@ -56,6 +57,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			retryCommand(),
 			syncCommand(),
 			explainCommand(),
+			doctorCommand(),
 			runCommand(),
 			startCommand(),
 			stopCommand(),

@@ -150,8 +150,11 @@ func showConfig(ctx context.Context, nix string, env ...string) (map[string]sett
 	if err != nil {
 		return nil, err
 	}
-	var settings map[string]setting
-	return settings, json.Unmarshal(out, &settings)
+	return parseSettings(out)
+}
+
+func parseSettings(text []byte) (settings map[string]setting, err error) {
+	return settings, json.Unmarshal(text, &settings)
 }
 
 // A storeInfo is what "nix store info" prints, as far as we need it.
