@@ -74,9 +74,11 @@ func (s *Setup) noCache(err error) []Finding {
 		f.Why = "jobs wait until it is: it is not made anew by itself, since its disk may just not be mounted"
 		f.Run = []string{s.init("--cache", quote(s.Cache))}
 		f.Advice = "unless its disk is not mounted"
-	case errors.Is(err, fs.ErrNotExist):
-		f.What = fmt.Sprintf("%s is no cache, but has other things in it", s.Cache)
+	case errors.Is(err, fs.ErrNotExist), s.isFile():
+		f.What = fmt.Sprintf("%s is something else than a cache", s.Cache)
 		f.Advice = "name an empty directory, one that is not there yet, or a cache, with --cache DIR"
+	default:
+		f.Run = []string{"ls -la " + quote(s.Cache)}
 	}
 	return one(f)
 }
@@ -85,6 +87,12 @@ func (s *Setup) noCache(err error) []Finding {
 func (s *Setup) empty() bool {
 	cache, err := os.ReadDir(s.Cache)
 	return errors.Is(err, fs.ErrNotExist) || err == nil && len(cache) == 0
+}
+
+// isFile tells whether there is a file where the cache should be.
+func (s *Setup) isFile() bool {
+	info, err := os.Stat(s.Cache)
+	return err == nil && !info.IsDir()
 }
 
 // missing says that directories are gone: archives and CI providers drop empty ones.
@@ -148,15 +156,24 @@ func (s *Setup) closed(sample []bincache.Sample) []Finding {
 			Run:      []string{asRoot(fmt.Sprintf("chmod -R %s+rX %s", letters, quote(s.Cache)))},
 		})
 	}
-	if above := s.closedAbove(); above != "" && want&0o004 != 0 {
-		return one(Finding{
-			Severity: Warning,
-			What:     fmt.Sprintf("everybody may read the cache, but not enter %s above it", above),
-			Why:      "it is of no use to users other than that directory's, nor to root where the disk is another machine's",
-			Run:      []string{"chmod a+x " + quote(above)},
-		})
+	if s.daemon() {
+		return s.closedToRoot(remoteName(s.Cache))
 	}
 	return nil
+}
+
+// closedToRoot looks whether nix-daemon can't reach a cache on another machine's disk.
+func (s *Setup) closedToRoot(remote string) []Finding {
+	above := s.closedAbove()
+	if remote == "" || above == "" {
+		return nil
+	}
+	return one(Finding{
+		Severity: Warning,
+		What:     fmt.Sprintf("the cache is on %s, and not everybody may enter %s above it", remote, above),
+		Why:      "nix-daemon reads from it as root, whom such a server often takes for nobody",
+		Run:      []string{"chmod a+x " + quote(above)},
+	})
 }
 
 // closedAbove returns a directory above the cache that others may not enter, or "".

@@ -153,10 +153,10 @@ func (s *Setup) hookOfQueue(hook string) []Finding {
 		f.Why = "nothing comes into this queue, since it is fed by the hook alone (--hook-only)"
 	}
 	switch {
-	case hook != "" && s.HookQueue == s.Queue.File:
-		return s.queueSeen(hook, f)
 	case s.Queue.Settings.Mode == watchOnly:
 		return fine("the queue does without a hook (--watch-only)")
+	case hook != "" && s.HookQueue == s.Queue.File:
+		return s.queueSeen(hook, f)
 	case hook == "":
 		f.What = "Nix has no post-build-hook"
 		return one(s.layDown(f))

@@ -60,7 +60,8 @@ func (s *Setup) bareDirectories() []Finding {
 // named looks for the cache among the substituters.
 func (s *Setup) named() []Finding {
 	var theirs []string // what a daemon takes, whoever asks
-	if s.daemon() && !s.Nix.Trusted && s.System != nil {
+	picky := s.daemon() && !s.Nix.Trusted && s.System != nil
+	if picky {
 		theirs = slices.Concat(s.System.Strings("substituters"), s.System.Strings("trusted-substituters"))
 	}
 	used := s.Nix.Strings("substituters")
@@ -70,7 +71,7 @@ func (s *Setup) named() []Finding {
 		if !slices.Contains(used, name) {
 			continue
 		}
-		if theirs != nil && !slices.Contains(theirs, name) {
+		if picky && !slices.Contains(theirs, name) {
 			return one(s.untrustedSetting("extra-substituters", name))
 		}
 		return fine("Nix reads from %s", name)
