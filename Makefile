@@ -1,12 +1,17 @@
 # Everything is static, SQLite and libzstd included, so that the programs also
 # run where a container or a mount namespace has no libraries.
-TAGS    := sqlite_omit_load_extension osusergo netgo
+TAGS    := sqlite_omit_load_extension osusergo netgo urfave_cli_no_docs
 LDFLAGS := -s -w -linkmode external -extldflags -static
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+ifeq ($(shell uname -s),Darwin)
+# macOS has no static libraries, and only its own know its users.
+TAGS    := sqlite_omit_load_extension
+LDFLAGS := -s -w
+endif
+VERSION := $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 
 export CGO_ENABLED = 1
 
-.PHONY: help build demo test test-long check bench bench-quick nix nix-roots clean
+.PHONY: help build demo test test-long check check-darwin bench bench-quick dist dist-check nix nix-roots cross clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -23,10 +28,15 @@ test: build check nix-roots ## run every test but the long ones
 test-long: build nix-roots ## run the tests that take long
 	LARDER_REQUIRE_NIX=1 LARDER_LONG=1 go test -race -tags '$(TAGS)' -timeout 2h ./...
 
-check: ## gofmt, go vet, staticcheck
+check: check-darwin ## gofmt, go vet, staticcheck, check-darwin
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted" >&2; exit 1; }
 	go vet -tags '$(TAGS)' ./...
 	go tool staticcheck -tags '$(TAGS)' ./...
+
+check-darwin: ## type-check everything but integration for macOS
+	@for arch in arm64 amd64; do \
+		go run ./integration/typecheck -tags sqlite_omit_load_extension darwin/$$arch $$(go list ./... | grep -v /integration) || exit; \
+	done
 
 bench: build nix-roots ## measure, side by side with nix copy (minutes)
 	go run ./integration/bench
@@ -34,6 +44,12 @@ bench: build nix-roots ## measure, side by side with nix copy (minutes)
 
 bench-quick: build nix-roots ## the same with a smaller corpus
 	go run ./integration/bench --quick
+
+dist: cross ## make what a release consists of in dist/: static programs for amd64 and arm64, archives, an image
+	VERSION='$(VERSION)' TAGS='$(TAGS)' LDFLAGS='$(LDFLAGS)' integration/dist/build dist
+
+dist-check: cross nix ## build the last commit twice, in different places, and try the result (minutes)
+	integration/dist/check
 
 # Nix itself: Debian's package where there is none.
 nix:
@@ -43,5 +59,10 @@ nix:
 nix-roots: nix
 	integration/nix-roots
 
+# C compilers for what the other machines are made of.
+cross:
+	@command -v x86_64-linux-gnu-gcc > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends gcc-x86-64-linux-gnu libc6-dev-amd64-cross; }
+	@command -v aarch64-linux-gnu-gcc > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross; }
+
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin dist

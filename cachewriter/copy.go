@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -27,6 +28,7 @@ type entry struct {
 	dump        *dump          // when it is dumped
 	cancel      context.CancelFunc
 	finished    bool
+	read        atomic.Int64 // bytes of its NAR; the mutex does not guard it
 }
 
 // A call is one call of Copy. The Writer's mutex guards it.
@@ -122,6 +124,7 @@ const lookAhead = 256
 type look struct {
 	info      *nixstore.Info
 	present   bool  // the cache has it
+	signed    bool  // and has now been signed
 	elsewhere bool  // the cache need not have it, nor what it refers to
 	err       error // this path's own trouble
 }
@@ -149,15 +152,13 @@ func (w *Writer) lookAt(ctx context.Context, node nixstore.Node) (look, error) {
 		return look{}, err
 	}
 	have, err := w.cache.Entry(info.Path)
+	if err == nil {
+		var signed bool
+		if signed, err = w.signPresent(ctx, info, have); err == nil {
+			return look{info: info, present: true, signed: signed}, nil
+		}
+	}
 	switch {
-	case err == nil && have.NarHash != bincache.Hash(info.NarHash):
-		// Clients may have it already, and everything that refers to it by name is
-		// as good with one as with the other: the first one stays.
-		w.log.Warn("kept another build of the same path", "path", info.Path,
-			"cache_nar_hash", have.NarHash.String(), "store_nar_hash", bincache.Hash(info.NarHash).String())
-		return look{info: info, present: true}, nil
-	case err == nil:
-		return look{info: info, present: true}, nil
 	case errors.Is(err, bincache.ErrDamaged):
 		w.log.Warn("entry will be replaced", "path", info.Path, "err", err)
 		return w.lookElsewhere(ctx, info)
@@ -209,6 +210,9 @@ func (w *Writer) admit(ctx context.Context, c *call, graph nixstore.Graph, node 
 	}
 	c.unlooked--
 	w.unlooked--
+	if l.signed {
+		c.result.Signed++
+	}
 	if !w.admitted(c, graph, node, l) {
 		<-w.room
 	}

@@ -6,10 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/nix-larder/larder/internal/bincache"
 )
@@ -135,8 +135,8 @@ func stats(t *testing.T, dir string) map[string][2]int64 {
 	t.Helper()
 	stats := make(map[string][2]int64)
 	for name := range entryFiles(t, dir) {
-		var s syscall.Stat_t
-		must(t, syscall.Stat(filepath.Join(dir, name), &s))
+		var s unix.Stat_t
+		must(t, unix.Stat(filepath.Join(dir, name), &s))
 		stats[name] = [2]int64{int64(s.Ino), s.Ctim.Nano()}
 	}
 	return stats

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/nar"
@@ -53,7 +54,7 @@ func (w *Writer) dumpAll() {
 			w.log.Warn("dumping at normal priority", "err", err)
 		}
 	}
-	d := &dumper{compress: newCompressor(w.compression)}
+	d := &dumper{nar: nar.Dumper{CaseHack: w.caseHack}, compress: newCompressor(w.compression)}
 	for {
 		e, ctx := w.nextToDump(background)
 		if e == nil {
@@ -62,7 +63,7 @@ func (w *Writer) dumpAll() {
 			}
 			return
 		}
-		dumped, err := w.dump(ctx, d, e.info)
+		dumped, err := w.dump(ctx, d, e)
 		w.mu.Lock()
 		e.cancel()
 		e.cancel = nil
@@ -109,14 +110,15 @@ func (w *Writer) dumped(e *entry, d *dump, err error) {
 
 // dump reads a store path once: it hashes the NAR, compresses it, and hashes the
 // file, which is in the cache's own file system so that it can be linked in place.
-func (w *Writer) dump(ctx context.Context, d *dumper, info *nixstore.Info) (*dump, error) {
+func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
+	info := e.info
 	file, err := w.cache.CreateTemp()
 	if err != nil {
 		return nil, cacheError(err)
 	}
 	out := &hashedFile{file: file, hash: sha256.New()}
 	d.compress.Reset(out)
-	in := &hashedNar{hash: sha256.New(), to: d.compress}
+	in := &hashedNar{hash: sha256.New(), to: d.compress, read: &e.read}
 	size, err := d.nar.Dump(ctx, in, info.Path)
 	if err == nil {
 		err = d.compress.Flush()
@@ -130,7 +132,7 @@ func (w *Writer) dump(ctx context.Context, d *dumper, info *nixstore.Info) (*dum
 	case err != nil || n.NarHash != bincache.Hash(info.NarHash) || info.NarSize != 0 && info.NarSize != size:
 		err = w.judge(ctx, info, n, err)
 	default:
-		err = n.Check()
+		err = w.sign(n)
 	}
 	if err != nil {
 		file.Discard()
@@ -185,10 +187,12 @@ func (w *Writer) judge(ctx context.Context, info *nixstore.Info, n *bincache.Nar
 type hashedNar struct {
 	hash hash.Hash
 	to   compressor
+	read *atomic.Int64 // bytes so far
 }
 
 func (h *hashedNar) Write(b []byte) (int, error) {
 	h.hash.Write(b)
+	h.read.Add(int64(len(b)))
 	return h.to.Write(b)
 }
 

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"golang.org/x/sys/unix"
 
 	"github.com/nix-larder/larder/internal/bincache"
@@ -78,24 +79,46 @@ func TestDiskWithoutInodesIsNotThePathsFault(t *testing.T) {
 	f.check(t)
 }
 
-func TestReadOnlyDiskIsNotThePathsFault(t *testing.T) {
+// frozenFixture is a fixture with one path in its cache, whose disk is read-only until
+// thaw is called.
+func frozenFixture(t *testing.T) (f *fixture, base string, thaw func()) {
+	t.Helper()
 	disk := trouble.Tmpfs(t, "8m")
-	f := newFixtureAt(t, nixtest.New(t), filepath.Join(disk, "cache"))
-	base := f.nix.Add(t, "base", "base")
+	f = newFixtureAt(t, nixtest.New(t), filepath.Join(disk, "cache"))
+	base = f.nix.Add(t, "base", "base")
 	f.copy(t, Options{}, base)
-	source := f.nix.Add(t, "source", "source")
 	must(t, unix.Mount("tmpfs", disk, "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	return f, base, func() {
+		t.Helper()
+		must(t, unix.Mount("tmpfs", disk, "tmpfs", unix.MS_REMOUNT, ""))
+	}
+}
+
+func TestReadOnlyDiskIsNotThePathsFault(t *testing.T) {
+	f, base, thaw := frozenFixture(t)
+	source := f.nix.Add(t, "source", "source")
 	w := f.writer(t, Options{})
 	_, err := w.Copy(t.Context(), source)
 	unavailable(t, err, syscall.EROFS)
 	// What is in the cache need not be written.
 	_, err = w.Copy(t.Context(), base)
 	must(t, err)
-	must(t, unix.Mount("tmpfs", disk, "tmpfs", unix.MS_REMOUNT, ""))
+	thaw()
 	_, err = w.Copy(t.Context(), source)
 	must(t, err)
 	f.has(t, source)
 	f.check(t)
+}
+
+func TestEntryThatCanNotBeSignedIsNotThePathsFault(t *testing.T) {
+	f, base, thaw := frozenFixture(t)
+	keys := []signature.SecretKey{newKey(t, "one-1")}
+	w := f.writer(t, Options{Keys: keys})
+	_, err := w.Copy(t.Context(), base)
+	unavailable(t, err, syscall.EROFS)
+	thaw()
+	must(t, copyOnly(t, w, base, Result{Paths: 1, Signed: 1}))
+	f.signedBy(t, keys, base)
 }
 
 func TestCacheThatIsTakenAwayIsNotThePathsFault(t *testing.T) {

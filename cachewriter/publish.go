@@ -141,7 +141,10 @@ func (w *Writer) publish(batch []*entry) error {
 			return err
 		}
 	}
-	return w.cache.SyncDir(".")
+	if err := w.cache.SyncDir("."); err != nil {
+		return err
+	}
+	return w.signPublished(batch)
 }
 
 // eachOf does something to all of a batch, several at a time.

@@ -25,7 +25,9 @@
 //
 // Calls of Copy share all of it: a path that two closures need is dumped once.
 //
-// A NAR is published only if its hash and size are those in Nix's database. Memory
+// A NAR is published only if its hash and size are those in Nix's database. What
+// is signed is what that database says, also of entries that are there already.
+// Memory
 // is bounded by the window and by a frame per dumper; only Copy's list of a
 // closure grows with it, by less than 200 bytes for each path.
 package cachewriter
@@ -37,6 +39,8 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/nixstore"
@@ -73,6 +77,11 @@ type Options struct {
 	// Compression of new NARs. The zero value means DefaultCompression.
 	Compression Compression
 
+	// Keys sign every entry that Copy comes to, also those that are there already, if
+	// their contents are those in the store. What Nix's database has of signatures is
+	// kept, with keys and without.
+	Keys []signature.SecretKey
+
 	// Workers is how many paths are dumped at a time. Zero means one per core.
 	Workers int
 
@@ -93,6 +102,9 @@ type Options struct {
 	// durable. It is called by one goroutine at a time, and must not call the Writer.
 	Published func(*bincache.NarInfo)
 
+	// CaseHack is Nix's setting use-case-hack. Nil means Nix's default.
+	CaseHack *bool
+
 	// Log gets what a person should know. Nil means nobody wants to.
 	Log *slog.Logger
 }
@@ -103,9 +115,11 @@ type Writer struct {
 	cache       *bincache.Cache
 	store       *nixstore.Store
 	compression Compression
+	keys        []signature.SecretKey
 	elsewhere   func(context.Context, *nixstore.Info) (bool, error)
 	cut         func(*nixstore.Info) string
 	published   func(*bincache.NarInfo)
+	caseHack    *bool
 	log         *slog.Logger
 
 	ctx        context.Context // ends with Close
@@ -149,9 +163,11 @@ func New(o Options) *Writer {
 		cache:       o.Cache,
 		store:       o.Store,
 		compression: o.Compression,
+		keys:        o.Keys,
 		elsewhere:   o.Elsewhere,
 		cut:         o.Cut,
 		published:   o.Published,
+		caseHack:    o.CaseHack,
 		log:         o.Log,
 		room:        make(chan struct{}, window),
 		complete:    make(map[int64]struct{}),
@@ -208,6 +224,7 @@ func (w *Writer) Forget() {
 type Result struct {
 	Paths     int   // looked at; those known from an earlier call are not
 	Copied    int   // written to the cache by this process
+	Signed    int   // there already, and given signatures that they had not
 	NarBytes  int64 // of those: sizes of their NARs
 	FileBytes int64 // of those: sizes in the cache
 }
@@ -215,24 +232,40 @@ type Result struct {
 func (r *Result) add(o Result) {
 	r.Paths = max(r.Paths, o.Paths) // the second time it looks at the same paths
 	r.Copied += o.Copied
+	r.Signed += o.Signed
 	r.NarBytes += o.NarBytes
 	r.FileBytes += o.FileBytes
 }
 
 // Progress is how far all calls of Copy together are.
 type Progress struct {
-	Paths    int   // to look at, as far as known
-	Done     int   // of those: in the cache
-	NarBytes int64 // of those copied
+	Paths    int    // to look at, as far as known
+	Done     int    // of those: in the cache
+	NarBytes int64  // to copy, as far as known: sizes of NARs
+	Read     int64  // of those
+	Current  string // one of the paths that are being dumped, or ""
 }
 
 // Progress returns how far all calls of Copy together are.
 func (w *Writer) Progress() Progress {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return Progress{
+	p := Progress{
 		Paths:    len(w.complete) + len(w.open) + w.unlooked,
 		Done:     len(w.complete),
 		NarBytes: w.narBytes,
+		Read:     w.narBytes,
 	}
+	var largest int64
+	for _, e := range w.open {
+		if e.present {
+			continue
+		}
+		p.NarBytes += e.info.NarSize
+		p.Read += e.read.Load()
+		if e.cancel != nil && e.info.NarSize > largest { // the one that people wait for
+			p.Current, largest = e.info.Path, e.info.NarSize
+		}
+	}
+	return p
 }

@@ -3,8 +3,9 @@
 // Nix waits for the hook, and stops building if it fails. So a build never
 // suffers from larder: whatever is wrong, Run does as much as can be done in the
 // time it has, says in one line what could not be done, and the program ends
-// with 0. It reads no standard input, which may be Nix's own connection, and
-// starts no process.
+// with 0, unless there is another hook that has to be called after it: package
+// hookmain says how. Run reads no standard input, which may be Nix's own connection,
+// and starts no process.
 //
 // # Order
 //
@@ -249,11 +250,9 @@ func becomeOwner(id queue.Identity) error {
 	if os.Geteuid() != 0 || id.UID == 0 {
 		return nil
 	}
-	err := errors.Join(
-		syscall.Setgroups(nil),
-		syscall.Setresgid(id.GID, id.GID, id.GID),
-		syscall.Setresuid(id.UID, id.UID, id.UID),
-	)
+	// Root's setgid and setuid set the saved IDs too (POSIX), so that there is no way
+	// back. macOS has no setresuid.
+	err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(id.GID), syscall.Setuid(id.UID))
 	if err != nil {
 		return fmt.Errorf("become user %d: %w", id.UID, err)
 	}

@@ -17,27 +17,30 @@ const module = "github.com/nix-larder/larder"
 //
 // They keep the parts replaceable, and the hook small: Nix waits for it.
 var arrows = map[string][]string{
-	"cmd/larder-hook":    {"hook"},
-	"cmd/larder":         {"..."}, // wires everything but the hook
-	"hook":               {"queue", "internal/gcroot", "internal/nixstore"},
-	"watcher":            {"queue", "internal/nixstore", "internal/rules", "internal/gcroot", "internal/bell"},
-	"internal/worker":    {"queue", "internal/gcroot", "internal/bell"},
-	"cachewriter":        {"internal/nixstore", "internal/nar", "internal/bincache"},
-	"internal/runner":    {"internal/nixclient", "internal/rules"},
-	"internal/nixclient": {"internal/nixstore"},
-	"internal/doctor":    {"queue", "internal/bincache", "internal/gcroot", "internal/nixclient", "internal/nixstore"},
-	"queue":              nil,
-	"internal/nar":       nil,
-	"internal/gcroot":    nil,
-	"internal/rules":     {"internal/nixstore"},
-	"internal/bell":      nil,
-	"internal/drvdiff":   nil,
-	"internal/nixstore":  nil,
-	"internal/bincache":  nil,
-	"internal/nixtest":   nil, // for tests, as is trouble
-	"internal/trouble":   nil,
-	"integration":        nil,
-	"integration/bench":  nil,
+	"cmd/larder-hook":       {"internal/hookmain"},
+	"internal/hookmain":     {"hook"},
+	"cmd/larder":            {"..."}, // wires everything, and is the hook by that name
+	"hook":                  {"queue", "internal/gcroot", "internal/nixstore"},
+	"watcher":               {"queue", "internal/nixstore", "internal/rules", "internal/gcroot", "internal/bell"},
+	"internal/worker":       {"queue", "internal/gcroot", "internal/bell"},
+	"cachewriter":           {"internal/nixstore", "internal/nar", "internal/bincache"},
+	"internal/runner":       {"internal/nixclient", "internal/nixstore", "internal/rules"},
+	"internal/nixclient":    {"internal/nixstore"},
+	"internal/doctor":       {"queue", "internal/bincache", "internal/gcroot", "internal/nixclient", "internal/nixstore"},
+	"queue":                 nil,
+	"internal/nar":          nil,
+	"internal/gcroot":       nil,
+	"internal/rules":        {"internal/nixstore"},
+	"internal/bell":         nil,
+	"internal/drvdiff":      nil,
+	"internal/nixstore":     nil,
+	"internal/bincache":     nil,
+	"internal/nixtest":      nil, // for tests, as is trouble
+	"internal/trouble":      nil,
+	"integration":           nil,
+	"integration/bench":     nil,
+	"integration/oci":       nil,
+	"integration/typecheck": nil,
 }
 
 // notInHook lists what larder-hook must not be made of, even indirectly.

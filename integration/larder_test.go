@@ -201,6 +201,7 @@ type narInfo struct {
 	nar        string // in the cache
 	size       int64  // of that file
 	references []string
+	signers    []string // names of the keys
 }
 
 // entries returns the cache's entries by store path.
@@ -222,6 +223,9 @@ func entries(t *testing.T, cache string) map[string]narInfo {
 			case "FileSize":
 				n.size, err = strconv.ParseInt(value, 10, 64)
 				must(t, err)
+			case "Sig":
+				name, _, _ := strings.Cut(value, ":")
+				n.signers = append(n.signers, name)
 			case "References":
 				for _, ref := range strings.Fields(value) {
 					n.references = append(n.references, "/nix/store/"+ref)

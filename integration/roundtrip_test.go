@@ -166,3 +166,31 @@ func TestWhatComesFromTheCacheIsNotQueuedAgain(t *testing.T) {
 		unchanged(t, "cache", before, files(t, l.cache))
 	})
 }
+
+// Nix hides from a file system that it takes to know no case what it would mix up; a
+// NAR has the names as they were.
+func TestUseCaseHackOfNixConfIsFollowed(t *testing.T) {
+	eachNix(t, func(t *testing.T, n nix) {
+		l := &larder{machine: newMachine(t, n, "use-case-hack = true"), cache: filepath.Join(tempDir(t), "cache"), queue: rootsQueue}
+		dir := filepath.Join(tempDir(t), "dir")
+		must(t, os.Mkdir(dir, 0o755))
+		for _, name := range []string{"A", "a"} {
+			must(t, os.WriteFile(filepath.Join(dir, name), []byte(name), 0o644))
+		}
+		path := l.run(t, "nix-store", "--add", dir)
+		entries, err := os.ReadDir(l.host(path))
+		must(t, err)
+		if len(entries) != 2 || entries[1].Name() != "a~nix~case~hack~1" {
+			t.Fatalf("in the store is %v", entries)
+		}
+		l.push(t, path)
+		fresh := newMachine(t, n) // has a file system that knows case
+		fresh.substitute(t, l.cache, path)
+		for _, name := range []string{"A", "a"} {
+			text, err := os.ReadFile(filepath.Join(fresh.host(path), name))
+			if err != nil || string(text) != name {
+				t.Errorf("%s has %q: %v", name, text, err)
+			}
+		}
+	})
+}

@@ -18,14 +18,21 @@ type upstream struct {
 // the machine, signed by it.
 func (m *machine) newUpstream(t *testing.T, name string, paths ...string) upstream {
 	t.Helper()
-	dir := tempDir(t)
-	secret, public := filepath.Join(dir, "secret"), filepath.Join(dir, "public")
-	m.run(t, "nix-store", "--generate-binary-cache-key", name, secret, public)
-	key, err := os.ReadFile(public)
-	must(t, err)
-	up := upstream{filepath.Join(dir, "cache"), strings.TrimSpace(string(key))}
+	secret, key := m.newKey(t, name)
+	up := upstream{filepath.Join(tempDir(t), "cache"), key}
 	m.run(t, append([]string{"nix", "copy", "--to", "file://" + up.dir + "?secret-key=" + secret}, paths...)...)
 	return up
+}
+
+// newKey has Nix make a key of that name, and returns the file of the secret key, and
+// the public key as it is in trusted-public-keys.
+func (m *machine) newKey(t *testing.T, name string) (secret, public string) {
+	t.Helper()
+	secret = filepath.Join(tempDir(t), "secret")
+	m.run(t, "nix-store", "--generate-binary-cache-key", name, secret, secret+".pub")
+	key, err := os.ReadFile(secret + ".pub")
+	must(t, err)
+	return secret, strings.TrimSpace(string(key))
 }
 
 // chain is count derivations, each of which needs the one before it.

@@ -22,15 +22,20 @@ type Settings struct {
 	// Mode says how jobs come into the queue: "" by the hook and the watcher,
 	// "hook-only" or "watch-only".
 	Mode string
+
+	// SigningKeyFiles are the files of the secret keys that sign what is copied: their
+	// absolute names, as a JSON list.
+	SigningKeyFiles string
 }
 
 // fields names the settings as they are stored.
 func (s *Settings) fields() map[string]*string {
 	return map[string]*string{
-		"cache":       &s.Cache,
-		"compression": &s.Compression,
-		"rules":       &s.Rules,
-		"mode":        &s.Mode,
+		"cache":             &s.Cache,
+		"compression":       &s.Compression,
+		"rules":             &s.Rules,
+		"mode":              &s.Mode,
+		"signing_key_files": &s.SigningKeyFiles,
 	}
 }
 

@@ -80,7 +80,7 @@ func (c *Config) doubt(cursor *queue.Cursor, left []queue.Seen, restored bool) s
 	case cursor.Epoch == "":
 		return "first look"
 	case cursor.Epoch != c.Epoch:
-		return "the machine was started anew, or cache or rules are others"
+		return "the machine was started anew, or cache, rules or keys are others"
 	case len(left) == 0 && cursor.Last > 0:
 		return "nothing is left of what was registered last"
 	case len(left) > 0 && left[len(left)-1].ID <= cursor.Start && cursor.Last > cursor.Start:

@@ -24,10 +24,11 @@
 // After a power failure Nix may have lost its newest commits, and a database may be
 // restored from a copy: then numbers are used again, for other paths. So the queue
 // remembers the last registrations that were looked at, and an epoch: the boot, the
-// cache and the rules that the cursor is good for. If a number means another path
-// now, if the highest number is less than it was, if none of the remembered ones is
-// left, or if the epoch is another one, everything that came after the queue was made
-// is looked at once more, and as much of what was there before as may have come since.
+// cache, the rules and the keys that the cursor is good for. If a number means another
+// path now, if the highest number is less than it was, if none of the remembered ones
+// is left, or if the epoch is another one, everything that came after the queue was
+// made is looked at once more, and as much of what was there before as may have come
+// since.
 package watcher
 
 import (

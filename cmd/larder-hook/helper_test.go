@@ -32,12 +32,23 @@ const secret = "ghp_0123456789"
 // machine is busy.
 const patience = 2 * time.Second
 
-// program is larder-hook, built as it is released.
-var program string
+// program is larder-hook, built as it is released; in [eachProgram], also larder by
+// that name.
+var program, asLarder string
 
 // linked keeps the program in the test's binary, too: go test remembers results
 // by that, and would not see that the program has changed.
 var linked = main
+
+// eachProgram runs a test with larder-hook, and with larder under its name.
+func eachProgram(t *testing.T, f func(t *testing.T)) {
+	t.Run("larder-hook", f)
+	t.Run("larder", func(t *testing.T) {
+		defer func(before string) { program = before }(program)
+		program = asLarder
+		f(t)
+	})
+}
 
 // A test that needs a process that holds a queue's lock runs this binary again.
 const holdVar = "LARDER_TEST_HOLD"
@@ -63,7 +74,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// build builds the program with the flags of the Makefile.
+// build builds the programs with the flags of the Makefile.
 func build() (dir string, err error) {
 	if dir, err = os.MkdirTemp("", "larder-hook-test-"); err != nil {
 		return "", err
@@ -75,8 +86,7 @@ func build() (dir string, err error) {
 	if err != nil {
 		return "", err
 	}
-	program = filepath.Join(dir, "larder-hook")
-	args := []string{"build", "-trimpath", "-o", program}
+	args := []string{"build", "-trimpath", "-o", dir + "/"}
 	for _, flag := range []string{"TAGS", "LDFLAGS"} {
 		match := regexp.MustCompile(`(?m)^` + flag + `\s*:= (.*)$`).FindSubmatch(makefile)
 		if match == nil {
@@ -84,11 +94,20 @@ func build() (dir string, err error) {
 		}
 		args = append(args, "-"+strings.ToLower(flag), string(match[1]))
 	}
-	out, err := exec.Command("go", append(args, ".")...).CombinedOutput()
+	// So that go test sees when that has changed.
+	if _, err := os.Stat("../larder/main.go"); err != nil {
+		return "", err
+	}
+	out, err := exec.Command("go", append(args, ".", "../larder")...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go %q: %w\n%s", args, err, out)
 	}
-	return dir, nil
+	program = filepath.Join(dir, "larder-hook")
+	asLarder = filepath.Join(dir, "link", "larder-hook")
+	if err := os.Mkdir(filepath.Dir(asLarder), 0o755); err != nil {
+		return "", err
+	}
+	return dir, os.Symlink("../larder", asLarder)
 }
 
 // hold keeps everybody from writing to a queue until standard input ends.

@@ -1,85 +1,13 @@
 // Larder-hook is for Nix's post-build-hook: it puts what was just built into the
-// queue, and a worker copies it to the cache.
-//
-//	larder-hook [--queue FILE] [--deadline DURATION]
-//
-// Nix passes no arguments; a script around the hook may. The queue is that of
-// --queue, else LARDER_QUEUE, else what the file larder-hook.queue beside the
-// program says, else the user's default. The deadline is that of --deadline,
-// else LARDER_HOOK_DEADLINE, else 250ms.
-//
-// It exits with 0, whatever happens: see package hook.
+// queue, and a worker copies it to the cache. Package hookmain says how it is
+// called.
 package main
 
-import (
-	"context"
-	"errors"
-	"fmt"
-	"os"
-	"os/signal"
-	"strings"
-	"syscall"
-	"time"
+import "github.com/nix-larder/larder/internal/hookmain"
 
-	"github.com/nix-larder/larder/hook"
-)
+// It is the hook by whatever name: a link may be called otherwise.
 
-const defaultDeadline = 250 * time.Millisecond
+// const int larder_is_the_hook = 1;
+import "C"
 
-var started = time.Now()
-
-func main() {
-	// Nix, or the terminal, may be gone when there is something to say, and a ^C is
-	// for Nix: what was built is worth keeping all the same.
-	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM)
-	defer os.Exit(0) // after a panic, too; nothing is closed, flushed or waited for
-
-	c := hook.Config{Argv0: os.Args[0], Getenv: os.Getenv}
-	deadline, problems := parseArgs(&c, os.Args[1:])
-	c.Busy = deadline * 6 / 10
-	c.Stage = func(stage string) {
-		setLastWords(line(errors.Join(problems, fmt.Errorf("gave up after %v while %s", deadline, stage))))
-	}
-	c.Stage("starting")
-	endAfter(deadline - time.Since(started))
-	if err := errors.Join(problems, hook.Run(context.Background(), c)); err != nil {
-		speakNow()
-		fmt.Fprint(os.Stderr, line(err))
-	}
-}
-
-// parseArgs fills in c and returns the deadline. Nothing here is worth failing
-// for: what can't be understood is left out, and told of in the error.
-func parseArgs(c *hook.Config, args []string) (time.Duration, error) {
-	var problems []error
-	deadline := os.Getenv("LARDER_HOOK_DEADLINE")
-	for len(args) > 0 {
-		arg := args[0]
-		args = args[1:]
-		name, value, ok := strings.Cut(arg, "=")
-		if !ok && len(args) > 0 && (name == "--queue" || name == "--deadline") {
-			value, ok = args[0], true
-			args = args[1:]
-		}
-		switch {
-		case ok && name == "--queue":
-			c.Queue = value
-		case ok && name == "--deadline":
-			deadline = value
-		default:
-			problems = append(problems, fmt.Errorf("argument %q ignored", arg))
-		}
-	}
-	if deadline == "" {
-		return defaultDeadline, errors.Join(problems...)
-	}
-	d, err := time.ParseDuration(deadline)
-	if err != nil || d <= 0 {
-		problems = append(problems, fmt.Errorf("deadline %q ignored: want something like 250ms", deadline))
-		d = defaultDeadline
-	}
-	return d, errors.Join(problems...)
-}
-
-// line returns the one line that is printed.
-func line(err error) string { return "larder-hook: " + hook.OneLine(err) + "\n" }
+func main() { hookmain.Main() }

@@ -12,11 +12,13 @@ import (
 )
 
 func TestOutputsAreQueuedWhenTheHookReturns(t *testing.T) {
-	s, _ := newSiteWithQueue(t)
-	s.env["OUT_PATHS"] = s.path("a") + " " + s.path("b")
-	wantSays(t, s.run(t), "")
-	s.wantRows(t, s.path("a"), s.path("b"))
-	s.wantRoots(t, s.path("a"), s.path("b"))
+	eachProgram(t, func(t *testing.T) {
+		s, _ := newSiteWithQueue(t)
+		s.env["OUT_PATHS"] = s.path("a") + " " + s.path("b")
+		wantSays(t, s.run(t), "")
+		s.wantRows(t, s.path("a"), s.path("b"))
+		s.wantRoots(t, s.path("a"), s.path("b"))
+	})
 }
 
 func TestProgramNeedsNoLibraries(t *testing.T) {
@@ -31,55 +33,57 @@ func TestProgramNeedsNoLibraries(t *testing.T) {
 }
 
 func TestTroubleIsOneLineAndNoFailure(t *testing.T) {
-	newer := func(t *testing.T, s *site) {
-		s.exec(t, "pragma user_version = 77")
-	}
-	for name, test := range map[string]struct {
-		spoil func(t *testing.T, s *site)
-		args  []string
-		says  string
-		rows  int
-		roots int
-	}{
-		"missing":        {func(t *testing.T, s *site) { must(t, os.Remove(s.file)) }, nil, "no such file", 0, 1},
-		"no directory":   {func(t *testing.T, s *site) { must(t, os.RemoveAll(filepath.Dir(s.file))) }, nil, "no such file", 0, 1},
-		"newer":          {newer, nil, "schema version 77 is newer than this program's", -1, 1},
-		"corrupt":        {func(t *testing.T, s *site) { s.garble(t) }, nil, "the queue is corrupt", -1, 1},
-		"no identity":    {func(t *testing.T, s *site) { must(t, os.WriteFile(s.file+"-lock", nil, 0o644)) }, nil, "holds no queue ID", -1, 0},
-		"not ours":       {func(t *testing.T, s *site) { s.uid = nobody }, nil, "permission denied", 0, 0},
-		"no arguments":   {nil, []string{"--verbose", "--queue"}, `argument "--verbose" ignored; argument "--queue" ignored`, 1, 1},
-		"bad deadline":   {nil, []string{"--deadline", "soon"}, `deadline "soon" ignored`, 1, 1},
-		"no time":        {nil, []string{"--deadline", "-1s"}, `deadline "-1s" ignored`, 1, 1},
-		"bad variable":   {func(t *testing.T, s *site) { s.env["LARDER_HOOK_DEADLINE"] = "7" }, nil, `deadline "7" ignored`, 1, 1},
-		"much at once":   {newer, []string{"-x", "--deadline=x"}, `argument "-x" ignored; deadline "x" ignored: want something like 250ms; open queue`, -1, 1},
-		"nothing at all": {func(t *testing.T, s *site) { clear(s.env) }, nil, "neither DRV_PATH nor OUT_PATHS is set", 0, 0},
-		"no Nix": {func(t *testing.T, s *site) {
-			s.env["DRV_PATH"] = s.path("x.drv")
-		}, nil, "open Nix database: ", 1, 1},
-		"a book": {func(t *testing.T, s *site) {
-			s.env["OUT_PATHS"] += " /" + strings.Repeat("x", 100<<10)
-		}, nil, "…", 1, 1},
-		"a library": {func(t *testing.T, s *site) {
-			s.env["OUT_PATHS"] += strings.Repeat(" /x", 40<<10)
-		}, nil, "and 40957 more", 1, 1},
-		"forgotten": {func(t *testing.T, s *site) {
-			then := time.Now().Add(-8 * 24 * time.Hour)
-			must(t, os.Chtimes(s.file+"-lock", then, then))
-		}, nil, "no worker since", 1, 0},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := newSite(t)
-			must(t, s.open(t).Close())
-			if test.spoil != nil {
-				test.spoil(t, s)
-			}
-			wantSays(t, s.run(t, test.args...), test.says)
-			s.wantRoots(t, slices.Repeat([]string{s.path("a")}, test.roots)...)
-			if test.rows >= 0 { // else nobody can read them
-				s.wantRows(t, slices.Repeat([]string{s.path("a")}, test.rows)...)
-			}
-		})
-	}
+	eachProgram(t, func(t *testing.T) {
+		newer := func(t *testing.T, s *site) {
+			s.exec(t, "pragma user_version = 77")
+		}
+		for name, test := range map[string]struct {
+			spoil func(t *testing.T, s *site)
+			args  []string
+			says  string
+			rows  int
+			roots int
+		}{
+			"missing":        {func(t *testing.T, s *site) { must(t, os.Remove(s.file)) }, nil, "no such file", 0, 1},
+			"no directory":   {func(t *testing.T, s *site) { must(t, os.RemoveAll(filepath.Dir(s.file))) }, nil, "no such file", 0, 1},
+			"newer":          {newer, nil, "schema version 77 is newer than this program's", -1, 1},
+			"corrupt":        {func(t *testing.T, s *site) { s.garble(t) }, nil, "the queue is corrupt", -1, 1},
+			"no identity":    {func(t *testing.T, s *site) { must(t, os.WriteFile(s.file+"-lock", nil, 0o644)) }, nil, "holds no queue ID", -1, 0},
+			"not ours":       {func(t *testing.T, s *site) { s.uid = nobody }, nil, "permission denied", 0, 0},
+			"no arguments":   {nil, []string{"--verbose", "--queue"}, `argument "--verbose" ignored; argument "--queue" ignored`, 1, 1},
+			"bad deadline":   {nil, []string{"--deadline", "soon"}, `deadline "soon" ignored`, 1, 1},
+			"no time":        {nil, []string{"--deadline", "-1s"}, `deadline "-1s" ignored`, 1, 1},
+			"bad variable":   {func(t *testing.T, s *site) { s.env["LARDER_HOOK_DEADLINE"] = "7" }, nil, `deadline "7" ignored`, 1, 1},
+			"much at once":   {newer, []string{"-x", "--deadline=x"}, `argument "-x" ignored; deadline "x" ignored: want something like 250ms; open queue`, -1, 1},
+			"nothing at all": {func(t *testing.T, s *site) { clear(s.env) }, nil, "neither DRV_PATH nor OUT_PATHS is set", 0, 0},
+			"no Nix": {func(t *testing.T, s *site) {
+				s.env["DRV_PATH"] = s.path("x.drv")
+			}, nil, "open Nix database: ", 1, 1},
+			"a book": {func(t *testing.T, s *site) {
+				s.env["OUT_PATHS"] += " /" + strings.Repeat("x", 100<<10)
+			}, nil, "…", 1, 1},
+			"a library": {func(t *testing.T, s *site) {
+				s.env["OUT_PATHS"] += strings.Repeat(" /x", 40<<10)
+			}, nil, "and 40957 more", 1, 1},
+			"forgotten": {func(t *testing.T, s *site) {
+				then := time.Now().Add(-8 * 24 * time.Hour)
+				must(t, os.Chtimes(s.file+"-lock", then, then))
+			}, nil, "no worker since", 1, 0},
+		} {
+			t.Run(name, func(t *testing.T) {
+				s := newSite(t)
+				must(t, s.open(t).Close())
+				if test.spoil != nil {
+					test.spoil(t, s)
+				}
+				wantSays(t, s.run(t, test.args...), test.says)
+				s.wantRoots(t, slices.Repeat([]string{s.path("a")}, test.roots)...)
+				if test.rows >= 0 { // else nobody can read them
+					s.wantRows(t, slices.Repeat([]string{s.path("a")}, test.rows)...)
+				}
+			})
+		}
+	})
 }
 
 func (s *site) exec(t *testing.T, statement string) {
@@ -110,16 +114,18 @@ func TestArgumentsMayBeWrittenBothWays(t *testing.T) {
 }
 
 func TestQueueIsTheOneBesideTheProgramsName(t *testing.T) {
-	s, _ := newSiteWithQueue(t)
-	delete(s.env, "LARDER_QUEUE")
-	installed := filepath.Join(s.dir, "bin", "larder-hook")
-	must(t, os.Mkdir(filepath.Dir(installed), 0o755))
-	must(t, os.Symlink(program, installed)) // the name counts, not what it leads to
-	must(t, os.WriteFile(installed+".queue", []byte(s.file+"\n"), 0o644))
-	cmd := s.command(t)
-	cmd.Path, cmd.Args[0] = installed, installed
-	wantSays(t, finish(t, cmd), "")
-	s.wantRows(t, s.path("a"))
+	eachProgram(t, func(t *testing.T) {
+		s, _ := newSiteWithQueue(t)
+		delete(s.env, "LARDER_QUEUE")
+		installed := filepath.Join(s.dir, "bin", "larder-hook")
+		must(t, os.Mkdir(filepath.Dir(installed), 0o755))
+		must(t, os.Symlink(program, installed)) // the name counts, not what it leads to
+		must(t, os.WriteFile(installed+".queue", []byte(s.file+"\n"), 0o644))
+		cmd := s.command(t)
+		cmd.Path, cmd.Args[0] = installed, installed
+		wantSays(t, finish(t, cmd), "")
+		s.wantRows(t, s.path("a"))
+	})
 }
 
 func TestQueueIsTheUsersOwnByDefault(t *testing.T) {

@@ -23,47 +23,49 @@ func (s *site) lock(t *testing.T) (unlock func()) {
 }
 
 func TestDeadlineIsKept(t *testing.T) {
-	for name, test := range map[string]struct {
-		block func(t *testing.T, s *site)
-		says  string
-		roots int
-	}{
-		"queue is written to": {func(t *testing.T, s *site) { s.lock(t) }, "add to queue: database is locked", 1},
-		"queue is locked whole": {func(t *testing.T, s *site) {
-			db := s.raw(t)
-			db.SetMaxOpenConns(1)
-			for _, statement := range []string{"pragma locking_mode = exclusive", "begin exclusive", "update jobs set due = due"} {
-				_, err := db.Exec(statement)
-				must(t, err)
-			}
-		}, "database is locked", 1},
-		"derivation hangs": {func(t *testing.T, s *site) {
-			s.env["DRV_PATH"] = s.path("x.drv")
-			must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
-		}, "gave up after 250ms while reading the derivation", 1},
-		"name of the queue hangs": {func(t *testing.T, s *site) {
-			delete(s.env, "LARDER_QUEUE")
-			must(t, syscall.Mkfifo(filepath.Join(s.dir, "larder-hook.queue"), 0o644))
-		}, "gave up after 250ms while finding the queue", 0},
-		"Nix hangs": {func(t *testing.T, s *site) {
-			s.env["DRV_PATH"] = s.path("none.drv")
-			must(t, os.MkdirAll(filepath.Join(s.state, "db"), 0o755))
-			must(t, syscall.Mkfifo(filepath.Join(s.state, "db", "schema"), 0o644))
-		}, "gave up after 250ms while reading the derivation", 1},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s, q := newSiteWithQueue(t)
-			must(t, q.Close())
-			test.block(t, s)
-			cmd := s.command(t)
-			cmd.Args[0] = filepath.Join(s.dir, "larder-hook")
-			wantSays(t, finish(t, cmd), test.says)
-			roots := s.roots(t)
-			if len(roots) != test.roots {
-				t.Errorf("roots are %q, want %d", roots, test.roots)
-			}
-		})
-	}
+	eachProgram(t, func(t *testing.T) {
+		for name, test := range map[string]struct {
+			block func(t *testing.T, s *site)
+			says  string
+			roots int
+		}{
+			"queue is written to": {func(t *testing.T, s *site) { s.lock(t) }, "add to queue: database is locked", 1},
+			"queue is locked whole": {func(t *testing.T, s *site) {
+				db := s.raw(t)
+				db.SetMaxOpenConns(1)
+				for _, statement := range []string{"pragma locking_mode = exclusive", "begin exclusive", "update jobs set due = due"} {
+					_, err := db.Exec(statement)
+					must(t, err)
+				}
+			}, "database is locked", 1},
+			"derivation hangs": {func(t *testing.T, s *site) {
+				s.env["DRV_PATH"] = s.path("x.drv")
+				must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
+			}, "gave up after 250ms while reading the derivation", 1},
+			"name of the queue hangs": {func(t *testing.T, s *site) {
+				delete(s.env, "LARDER_QUEUE")
+				must(t, syscall.Mkfifo(filepath.Join(s.dir, "larder-hook.queue"), 0o644))
+			}, "gave up after 250ms while finding the queue", 0},
+			"Nix hangs": {func(t *testing.T, s *site) {
+				s.env["DRV_PATH"] = s.path("none.drv")
+				must(t, os.MkdirAll(filepath.Join(s.state, "db"), 0o755))
+				must(t, syscall.Mkfifo(filepath.Join(s.state, "db", "schema"), 0o644))
+			}, "gave up after 250ms while reading the derivation", 1},
+		} {
+			t.Run(name, func(t *testing.T) {
+				s, q := newSiteWithQueue(t)
+				must(t, q.Close())
+				test.block(t, s)
+				cmd := s.command(t)
+				cmd.Args[0] = filepath.Join(s.dir, "larder-hook")
+				wantSays(t, finish(t, cmd), test.says)
+				roots := s.roots(t)
+				if len(roots) != test.roots {
+					t.Errorf("roots are %q, want %d", roots, test.roots)
+				}
+			})
+		}
+	})
 }
 
 func TestDeadlineMayBeSet(t *testing.T) {
@@ -77,34 +79,38 @@ func TestDeadlineMayBeSet(t *testing.T) {
 }
 
 func TestSignalsForOthersAreNotTheHooks(t *testing.T) {
-	for _, sig := range []syscall.Signal{
-		syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE,
-	} {
-		t.Run(sig.String(), func(t *testing.T) {
-			s, _ := newSiteWithQueue(t)
-			unlock := s.lock(t)
-			h := s.startWaiting(t)
-			for range 3 {
-				must(t, h.cmd.Process.Signal(sig))
-			}
-			unlock()
-			wantSays(t, h.end(t), "")
-			s.wantRows(t, s.path("a"))
-		})
-	}
+	eachProgram(t, func(t *testing.T) {
+		for _, sig := range []syscall.Signal{
+			syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE,
+		} {
+			t.Run(sig.String(), func(t *testing.T) {
+				s, _ := newSiteWithQueue(t)
+				unlock := s.lock(t)
+				h := s.startWaiting(t)
+				for range 3 {
+					must(t, h.cmd.Process.Signal(sig))
+				}
+				unlock()
+				wantSays(t, h.end(t), "")
+				s.wantRows(t, s.path("a"))
+			})
+		}
+	})
 }
 
 func TestMemoryFaultsAreNoFailure(t *testing.T) {
-	for _, sig := range []syscall.Signal{syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGABRT} {
-		t.Run(sig.String(), func(t *testing.T) {
-			s, _ := newSiteWithQueue(t)
-			s.lock(t)
-			h := s.startWaiting(t)
-			must(t, h.cmd.Process.Signal(sig))
-			wantSays(t, h.end(t), "ended by a memory fault")
-			s.wantRoots(t, s.path("a"))
-		})
-	}
+	eachProgram(t, func(t *testing.T) {
+		for _, sig := range []syscall.Signal{syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGABRT} {
+			t.Run(sig.String(), func(t *testing.T) {
+				s, _ := newSiteWithQueue(t)
+				s.lock(t)
+				h := s.startWaiting(t)
+				must(t, h.cmd.Process.Signal(sig))
+				wantSays(t, h.end(t), "ended by a memory fault")
+				s.wantRoots(t, s.path("a"))
+			})
+		}
+	})
 }
 
 // Somebody cuts the queue's shared memory short, while the hook has it mapped.

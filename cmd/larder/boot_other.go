@@ -5,10 +5,15 @@ package main
 import (
 	"errors"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// bootTime is asked where there is a /proc only.
+// bootTime is for what /proc tells of processes, and there is none.
 func bootTime() (time.Time, error) { return time.Time{}, errors.ErrUnsupported }
 
-// bootID has nothing to tell either.
-func bootID() string { return "" }
+// bootID names this run of the kernel, or is "" if the system does not tell.
+func bootID() string {
+	id, _ := unix.Sysctl("kern.bootsessionuuid") // (ignored) only macOS has it
+	return id
+}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -24,12 +25,12 @@ func daemonCommand() *cli.Command {
 		Usage: "copy what comes into the store to the cache, and go on doing so",
 		Description: "Stops at SIGTERM or ^C: what it has in hand is finished within --stop-timeout, the rest stays queued. " +
 			"A second signal ends the waiting.",
-		Flags: append([]cli.Flag{
+		Flags: slices.Concat([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(),
 			&cli.DurationFlag{Name: "stop-timeout", Value: 30 * time.Second, EnvVars: []string{"LARDER_STOP_TIMEOUT"}, Usage: "how long to finish what is in hand"},
 			&cli.DurationFlag{Name: "poll", Value: 10 * time.Second, Usage: "how often to look at the queue, and at the store, without being woken"},
 			&cli.BoolFlag{Name: "json", Usage: "log in JSON"},
-		}, modeFlags()...),
+		}, keyFlags(), modeFlags()),
 		Action: daemon,
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -27,7 +28,7 @@ func doctorCommand() *cli.Command {
 		Usage: "look for what is wrong with a set-up, and say what to type",
 		Description: "Looks at Nix's settings, the hook, the queue and the cache: those that are named, or what nix.conf and the user's queue say. " +
 			"With a cache alone it looks at what larder run needs. Exits with 5 if something does not work.",
-		Flags:  []cli.Flag{cacheFlag(), queueFlag(), jsonFlag()},
+		Flags:  append(keyFlags(), cacheFlag(), queueFlag(), trustedKeyFlag(), jsonFlag()),
 		Action: examine,
 	}
 }
@@ -71,14 +72,21 @@ func setupOf(c *cli.Context) (*doctor.Setup, error) {
 	if err := askNix(c.Context, s); err != nil {
 		return nil, err
 	}
-	if hook := configuredHook(s); hook != "" {
-		s.HookQueue = hookQueue(hook)
+	s.Chain = chainOf(configuredHook(s))
+	for _, hook := range s.Chain {
+		s.HookQueue = cmp.Or(s.HookQueue, hookQueue(hook))
 	}
 	if err := findQueue(c, s); err != nil {
 		return nil, err
 	}
 	if s.Queue != nil {
 		s.Hooks = laidDown(s.Dirs, s.Queue.File)
+		if slices.ContainsFunc(s.Chain, func(hook string) bool { return ownHook(hook, s.Queue.File) != "" }) {
+			s.HookQueue = s.Queue.File
+		}
+	}
+	if err := findKeys(c, s); err != nil {
+		return nil, err
 	}
 	cache := c.String("cache")
 	if cache == "" && s.Queue != nil {
@@ -112,6 +120,28 @@ func askNix(ctx context.Context, s *doctor.Setup) error {
 		files = files[:1]
 	}
 	s.StaleDaemon, err = staleDaemon(files)
+	return err
+}
+
+// findKeys finds out whose signatures count, as run and init do.
+func findKeys(c *cli.Context, s *doctor.Setup) error {
+	var settings queue.Settings
+	if s.Queue != nil {
+		settings = s.Queue.Settings
+	}
+	keys, err := signingKeys(c, settings)
+	var usage *exitCoder
+	if errors.As(err, &usage) {
+		return err
+	}
+	s.KeyErr = err
+	for _, key := range keys {
+		s.PublicKeys = append(s.PublicKeys, key.ToPublicKey().String())
+	}
+	trusted, err := trustedKeys(c)
+	for _, key := range trusted {
+		s.PublicKeys = append(s.PublicKeys, key.String())
+	}
 	return err
 }
 
@@ -197,13 +227,11 @@ func laidDown(dirs nixstore.Dirs, queueFile string) []string {
 		}
 	}
 	beside, _ := filepath.Glob(filepath.Join(filepath.Dir(queueFile), hookName+"*", hookName)) // (ignored) a name with brackets
-	var ours []string
-	for _, hook := range append(hooks, beside...) {
-		if hookQueue(hook) == queueFile {
-			ours = append(ours, hook)
-		}
-	}
-	return doctor.HooksOf(ours)
+	hooks = slices.DeleteFunc(append(hooks, beside...), func(hook string) bool {
+		return hookQueue(hook) != queueFile || slices.ContainsFunc(chainOf(hook), func(h string) bool { return !doctor.Executable(h) })
+	})
+	slices.Sort(hooks)
+	return slices.Compact(hooks)
 }
 
 func (r doctorReport) text() string {

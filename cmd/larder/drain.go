@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/internal/nixstore"
+	"github.com/nix-larder/larder/internal/runner"
 	"github.com/nix-larder/larder/internal/worker"
 	"github.com/nix-larder/larder/queue"
 	"github.com/nix-larder/larder/watcher"
@@ -20,10 +22,10 @@ func drainCommand() *cli.Command {
 		Usage: "wait until everything queued is in the cache",
 		Description: "Looks what has come into the store since the last look, and does the work itself when no daemon is alive. Exits with 3 if the timeout passed with jobs left over, which stay queued, " +
 			"and with 4 if some jobs are dead letters.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
 			&cli.DurationFlag{Name: "timeout", EnvVars: []string{"LARDER_TIMEOUT"}, DefaultText: "as long as it takes", Usage: "how long to wait"},
-		},
+		}, append(keyFlags(), reportFlags()...)...),
 		Action: drain,
 	}
 }
@@ -43,8 +45,10 @@ func drain(c *cli.Context) error {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
+	began := time.Now()
+	tally := &safeTally{Tally: runner.NewTally()}
 	if settings.Mode != hookOnly {
-		if err := look(ctx, c, q, settings); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		if err := look(ctx, c, q, settings, tally.Add); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			return err
 		}
 	}
@@ -52,19 +56,36 @@ func drain(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := drainQueue(ctx, c, q, settings); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	if err := drainQueue(ctx, c, q, settings, tally.Add); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	after, err := q.Counts(context.WithoutCancel(ctx))
 	if err != nil {
 		return err
 	}
-	return printDrained(c, before, after)
+	r, err := concludeTally(context.WithoutCancel(ctx), c, q, tally.Tally, nil, time.Since(began))
+	if err != nil {
+		return err
+	}
+	publishReport(c, r)
+	return printDrained(c, before, after, r)
+}
+
+// A safeTally is a tally for several goroutines.
+type safeTally struct {
+	mu sync.Mutex
+	*runner.Tally
+}
+
+func (t *safeTally) Add(e runner.Event) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.Tally.Add(e)
 }
 
 // look queues what has come into the store since the last look.
-func look(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings) error {
-	v, err := openView(c, s)
+func look(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings, tell func(runner.Event)) error {
+	v, err := openJobView(c, s)
 	if err != nil {
 		return err
 	}
@@ -73,17 +94,18 @@ func look(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings)
 	if err != nil {
 		return err
 	}
+	cfg.Observe = observer(tell)
 	_, err = watcher.Look(ctx, cfg)
 	return err
 }
 
 // drainQueue returns when the queue is empty, whoever emptied it.
-func drainQueue(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings) error {
+func drainQueue(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings, tell func(runner.Event)) error {
 	for {
 		lock, err := q.Lock()
 		if err == nil {
 			defer lock.Unlock()
-			return drainHere(ctx, c, q, s, lock)
+			return drainHere(ctx, c, q, s, lock, tell)
 		}
 		if !errors.Is(err, queue.ErrLocked) {
 			return err
@@ -115,9 +137,9 @@ func waitForWorker(ctx context.Context, q *queue.Queue) (done bool, err error) {
 }
 
 // drainHere does the work itself.
-func drainHere(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings, lock *queue.Lock) error {
+func drainHere(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings, lock *queue.Lock, tell func(runner.Event)) error {
 	log := stderrLog(c)
-	t, err := openTarget(c, s, targetOptions{log: log})
+	t, err := openTarget(c, s, targetOptions{tell: tell, log: log})
 	if err != nil {
 		return err
 	}
@@ -134,11 +156,12 @@ func drainHere(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Sett
 	return worker.Drain(ctx, cfg)
 }
 
-func printDrained(c *cli.Context, before, after queue.Counts) error {
+func printDrained(c *cli.Context, before, after queue.Counts, r *runner.Report) error {
 	result := struct {
-		Waiting int64 `json:"waiting"`
-		Dead    int64 `json:"dead"`
-	}{after.Left(), after.Dead}
+		Waiting int64          `json:"waiting"`
+		Dead    int64          `json:"dead"`
+		Report  *runner.Report `json:"report"`
+	}{after.Left(), after.Dead, r}
 	text := fmt.Sprintf("drained %d jobs, %d left, %d dead letters\n", max(0, before.Left()-after.Left()), after.Left(), after.Dead)
 	if err := printResult(c, result, text); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
@@ -27,8 +30,9 @@ func initCommand() *cli.Command {
 			cacheFlag(), queueFlag(), compressionFlag(), jsonFlag(),
 			&cli.StringFlag{Name: "mode", Usage: "mode of the cache's files (default: 0644, for all to read)"},
 			&cli.StringFlag{Name: "group", Usage: "group of the cache's files"},
-			&cli.StringFlag{Name: "hook", Usage: "the larder-hook `PROGRAM` (default: the one beside larder)"},
-		}, ruleFlags(), modeFlags()),
+			&cli.StringFlag{Name: "hook", Usage: "the larder-hook `PROGRAM` (default: the one beside larder, or larder itself)"},
+			&cli.StringFlag{Name: "next", Usage: "the `HOOK` that is called after larder's, '' for none (default: the post-build-hook that Nix has now)"},
+		}, keyFlags(), generateFlags(), ruleFlags(), modeFlags()),
 		Action: initialize,
 	}
 }
@@ -47,9 +51,17 @@ func initialize(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	keys, writeKeys, err := initKeys(c, &want)
+	if err != nil {
+		return err
+	}
 	var program string
+	var chained chaining
 	if want.Mode != watchOnly {
 		if program, err = hookProgram(c.String("hook")); err != nil {
+			return err
+		}
+		if chained, err = chain(c); err != nil {
 			return err
 		}
 	}
@@ -62,6 +74,9 @@ func initialize(c *cli.Context) error {
 		return err
 	}
 	defer cache.Close()
+	if err := writeKeys(); err != nil {
+		return err
+	}
 
 	q, settings, err := openQueue(c, true)
 	if err != nil {
@@ -77,23 +92,41 @@ func initialize(c *cli.Context) error {
 	}
 	var hook string
 	if program != "" {
-		if hook, err = installHook(c.Context, dirs, program, q); err != nil {
+		if hook, err = installHook(c.Context, dirs, program, chained.next, q); err != nil {
 			return err
 		}
+		hook = cmp.Or(chained.first, hook)
 	}
 	// Last, so that the hook is not something that came into the store later.
 	if err := begin(c.Context, q); err != nil {
 		return err
 	}
-	return printInit(c, initReport{q.File(), bincache.URL(dir), hook, bincache.SubstituterURL(dir)})
+	fmt.Fprint(c.App.ErrWriter, chained.said())
+	r := newInitReport(q, dir, hook, keys)
+	r.Next = chained.next
+	return printInit(c, r)
 }
 
 // An initReport is what init prints.
 type initReport struct {
-	Queue       string `json:"queue"`
-	Cache       string `json:"cache"`
-	Hook        string `json:"hook,omitempty"`
-	Substituter string `json:"substituter"`
+	Queue       string   `json:"queue"`
+	Cache       string   `json:"cache"`
+	Hook        string   `json:"hook,omitempty"`
+	Next        string   `json:"next,omitempty"`
+	Substituter string   `json:"substituter"`
+	PublicKeys  []string `json:"trusted_public_keys,omitempty"`
+}
+
+// newInitReport has readers trust the keys, or, where there are none, the directory.
+func newInitReport(q *queue.Queue, dir, hook string, keys []signature.SecretKey) initReport {
+	r := initReport{Queue: q.File(), Cache: bincache.URL(dir), Hook: hook, Substituter: bincache.URL(dir)}
+	if len(keys) == 0 {
+		r.Substituter = bincache.SubstituterURL(dir)
+	}
+	for _, key := range keys {
+		r.PublicKeys = append(r.PublicKeys, key.ToPublicKey().String())
+	}
+	return r
 }
 
 func printInit(c *cli.Context, r initReport) error {
@@ -102,6 +135,9 @@ func printInit(c *cli.Context, r initReport) error {
 		lines = fmt.Sprintf("post-build-hook = %s\n", r.Hook)
 	}
 	lines += fmt.Sprintf("extra-substituters = %s\n", r.Substituter)
+	if len(r.PublicKeys) > 0 {
+		lines += fmt.Sprintf("extra-trusted-public-keys = %s\n", strings.Join(r.PublicKeys, " "))
+	}
 	fmt.Fprintf(c.App.ErrWriter, "larder: queue %s feeds cache %s; put what follows into nix.conf, restart nix-daemon if there is one, and run larder daemon\n", r.Queue, r.Cache)
 	return printResult(c, r, lines)
 }

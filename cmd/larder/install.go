@@ -15,14 +15,18 @@ import (
 	"github.com/nix-larder/larder/queue"
 )
 
-// hookProgram returns the larder-hook to lay down.
+// hookProgram returns the larder-hook to lay down. Where there is none it is larder,
+// which is the hook if it is called so.
 func hookProgram(named string) (string, error) {
 	if named == "" {
 		self, err := os.Executable()
 		if err != nil {
 			return "", fmt.Errorf("find larder-hook: %w", err)
 		}
-		named = filepath.Join(filepath.Dir(self), "larder-hook")
+		named = filepath.Join(filepath.Dir(self), hookName)
+		if _, err := os.Stat(named); errors.Is(err, fs.ErrNotExist) {
+			named = self
+		}
 	}
 	info, err := os.Stat(named)
 	if err == nil && (info.IsDir() || info.Mode()&0o111 == 0) {
@@ -37,24 +41,24 @@ func hookProgram(named string) (string, error) {
 // hookName is what the hook's directory is called in the Nix store.
 const hookName = "larder-hook"
 
-// installHook puts the hook, and the file that names its queue, where Nix can run
-// it, and returns that place: the Nix store if there is one, since a daemon in
-// another mount namespace sees that too. What an earlier init laid down stays:
-// nix.conf may still name it, and Nix fails builds whose hook is gone.
-func installHook(ctx context.Context, dirs nixstore.Dirs, program string, q *queue.Queue) (string, error) {
+// installHook puts the hook, and the files that name its queue and the next hook,
+// where Nix can run it, and returns that place: the Nix store if there is one, since
+// a daemon in another mount namespace sees that too. What an earlier init laid down
+// stays: nix.conf may still name it, and Nix fails builds whose hook is gone.
+func installHook(ctx context.Context, dirs nixstore.Dirs, program, next string, q *queue.Queue) (string, error) {
 	staging, err := os.MkdirTemp("", "larder-")
 	if err != nil {
 		return "", fmt.Errorf("install hook: %w", err)
 	}
 	defer os.RemoveAll(staging)
 	dir := filepath.Join(staging, hookName)
-	if err := writeHook(dir, program, q.File()); err != nil {
+	if err := writeHook(dir, program, q.File(), next); err != nil {
 		return "", fmt.Errorf("install hook: %w", err)
 	}
 	nixStore, err := exec.LookPath("nix-store")
 	if err != nil {
 		dir := filepath.Join(filepath.Dir(q.File()), hookName)
-		if err := writeHook(dir, program, q.File()); err != nil {
+		if err := writeHook(dir, program, q.File(), next); err != nil {
 			return "", fmt.Errorf("install hook: %w", err)
 		}
 		return filepath.Join(dir, hookName), nil
@@ -66,10 +70,30 @@ func installHook(ctx context.Context, dirs nixstore.Dirs, program string, q *que
 	if err := rootHook(ctx, dirs, nixStore, path, q); err != nil {
 		return "", fmt.Errorf("install hook: %w", err)
 	}
+	// Until now what nix.conf belongs to may have kept it.
+	if path := nextPath(dirs, next); path != "" {
+		if err := rootHook(ctx, dirs, nixStore, path, q); err != nil {
+			return "", fmt.Errorf("install hook: %w", err)
+		}
+	}
 	return filepath.Join(path, hookName), nil
 }
 
-func writeHook(dir, program, queueFile string) error {
+// nextPath returns the store path that has the next hook in it, or "".
+func nextPath(dirs nixstore.Dirs, next string) string {
+	if next == "" {
+		return ""
+	}
+	path, err := nixstore.ParsePath(dirs.Store, next)
+	if err != nil {
+		return "" // (ignored) it is elsewhere, or not there
+	}
+	return path
+}
+
+// writeHook makes the directory of a hook: the program, and beside it the files that
+// name its queue and, unless that is "", the next hook.
+func writeHook(dir, program, queueFile, next string) error {
 	text, err := os.ReadFile(program)
 	if err != nil {
 		return err
@@ -78,6 +102,14 @@ func writeHook(dir, program, queueFile string) error {
 		return err
 	}
 	if err := replaceFile(filepath.Join(dir, hookName+".queue"), []byte(queueFile+"\n"), 0o644); err != nil {
+		return err
+	}
+	if next == "" {
+		err = os.Remove(filepath.Join(dir, hookName+".next"))
+	} else {
+		err = replaceFile(filepath.Join(dir, hookName+".next"), []byte(next+"\n"), 0o644)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return replaceFile(filepath.Join(dir, hookName), text, 0o755)
@@ -102,9 +134,12 @@ func rootHook(ctx context.Context, dirs nixstore.Dirs, nixStore, path string, q 
 	if !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	link := filepath.Join(filepath.Dir(q.File()), hookName+"-"+nixstore.HashPart(path))
-	_, err = runNix(ctx, nixStore, "--realise", path, "--add-root", link, "--indirect")
+	_, err = runNix(ctx, nixStore, "--realise", path, "--add-root", hookLink(q.File(), path), "--indirect")
 	return err
+}
+
+func hookLink(queueFile, path string) string {
+	return filepath.Join(filepath.Dir(queueFile), hookName+"-"+nixstore.HashPart(path))
 }
 
 // runNix runs one of Nix's programs and returns the line that it printed.

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/nix-larder/larder/internal/hookmain"
 )
 
 // version is set by the linker.
@@ -27,6 +29,12 @@ const (
 )
 
 func main() {
+	// First of all: Nix waits for the hook, and signals are not for it. What packages
+	// do before main counts, too: it takes half a millisecond, which larder-hook does
+	// not need. GODEBUG=inittrace=1 shows it.
+	if hookmain.Called() {
+		hookmain.Main()
+	}
 	// A second signal must not wait for what the first one began.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
@@ -47,6 +55,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		ExitErrHandler:            func(*cli.Context, error) {}, // main decides
 		OnUsageError:              onUsageError,
 		Action:                    noCommand,
+		Metadata:                  map[string]any{"keys": newKeyring()},
 		Commands: []*cli.Command{
 			initCommand(),
 			uninstallCommand(),
@@ -56,6 +65,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			statusCommand(),
 			retryCommand(),
 			syncCommand(),
+			listCommand(),
 			explainCommand(),
 			doctorCommand(),
 			runCommand(),

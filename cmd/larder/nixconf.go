@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,11 +15,11 @@ import (
 // A hookSetting is a place where Nix is told of a post-build-hook.
 type hookSetting struct {
 	where string // a file, or the environment
-	hook  string
+	hook  string // "" if it says that there is none
 }
 
-// nixConfFiles returns the files that Nix reads its settings from (libstore's
-// globals.cc, loadConfFile), whether they exist or not.
+// nixConfFiles returns the files that Nix reads its settings from, in its order
+// (libstore's globals.cc, loadConfFile), whether they exist or not.
 func nixConfFiles(getenv func(string) string) []string {
 	dir := getenv("NIX_CONF_DIR")
 	if dir == "" {
@@ -26,38 +27,57 @@ func nixConfFiles(getenv func(string) string) []string {
 	}
 	files := []string{filepath.Join(dir, "nix.conf")}
 	if user := getenv("NIX_USER_CONF_FILES"); user != "" {
-		return append(files, filepath.SplitList(user)...)
+		return append(files, backwards(filepath.SplitList(user))...)
 	}
 	home := getenv("XDG_CONFIG_HOME")
 	if home == "" {
 		home = filepath.Join(getenv("HOME"), ".config")
 	}
-	for _, dir := range append([]string{home}, filepath.SplitList(getenv("XDG_CONFIG_DIRS"))...) {
+	for _, dir := range backwards(append([]string{home}, filepath.SplitList(getenv("XDG_CONFIG_DIRS"))...)) {
 		files = append(files, filepath.Join(dir, "nix", "nix.conf"))
 	}
 	return files
 }
 
+// backwards turns a list around: the first of the user's files counts most, and so
+// is read last.
+func backwards(list []string) []string {
+	slices.Reverse(list)
+	return list
+}
+
 // hookSettings returns where Nix is told of a post-build-hook, and the files that
-// were read for it.
+// were read for it. The last one is the one that counts for who asks.
 func hookSettings(getenv func(string) string) (found []hookSetting, read []string, err error) {
-	scan := confScan{seen: make(map[string]bool)}
-	for _, file := range nixConfFiles(getenv) {
-		if err := scan.file(file); err != nil {
-			return nil, nil, err
-		}
-	}
-	if err := scan.text("the environment's NIX_CONFIG", "/", getenv("NIX_CONFIG")); err != nil {
-		return nil, nil, err
-	}
-	return scan.found, scan.read, nil
+	scan, err := scanNixConf(getenv)
+	return scan.hooks, scan.read, err
+}
+
+// useCaseHack returns the setting use-case-hack, or nil if nobody sets it.
+func useCaseHack(getenv func(string) string) (*bool, error) {
+	scan, err := scanNixConf(getenv)
+	return scan.caseHack, err
 }
 
 // A confScan looks through nix.conf and what it includes.
 type confScan struct {
-	seen  map[string]bool
-	read  []string
-	found []hookSetting
+	seen     map[string]bool
+	read     []string
+	hooks    []hookSetting
+	caseHack *bool
+}
+
+func scanNixConf(getenv func(string) string) (confScan, error) {
+	scan := confScan{seen: make(map[string]bool)}
+	for _, file := range nixConfFiles(getenv) {
+		if err := scan.file(file); err != nil {
+			return confScan{}, err
+		}
+	}
+	if err := scan.text("the environment's NIX_CONFIG", "/", getenv("NIX_CONFIG")); err != nil {
+		return confScan{}, err
+	}
+	return scan, nil
 }
 
 func (s *confScan) file(name string) error {
@@ -89,8 +109,10 @@ func (s *confScan) text(where, dir, text string) error {
 			if err := s.file(name); err != nil {
 				return err
 			}
-		case len(words) == 3 && words[0] == "post-build-hook" && words[1] == "=":
-			s.found = append(s.found, hookSetting{where, words[2]})
+		case len(words) >= 2 && words[0] == "post-build-hook" && words[1] == "=":
+			s.hooks = append(s.hooks, hookSetting{where, strings.Join(words[2:], " ")}) // as Nix does
+		case len(words) == 3 && words[0] == "use-case-hack" && words[1] == "=":
+			s.caseHack = new(slices.Contains([]string{"true", "yes", "1"}, words[2]))
 		}
 	}
 	return nil
@@ -99,8 +121,13 @@ func (s *confScan) text(where, dir, text string) error {
 // staleDaemon returns the process ID of a nix-daemon that may still have the
 // settings that one of the files had before it was last changed, or 0. It started
 // before that, or is all that is left of one that did: restarting nix-daemon does
-// not end those that serve its clients.
+// not end those that serve its clients. Without a /proc nobody can tell: the error
+// wraps [errors.ErrUnsupported].
 func staleDaemon(files []string) (int, error) {
+	boot, err := bootTime()
+	if err != nil {
+		return 0, fmt.Errorf("read boot time: %w", err)
+	}
 	var changed time.Time
 	for _, file := range files {
 		info, err := os.Stat(file)
@@ -128,10 +155,6 @@ func staleDaemon(files []string) (int, error) {
 		if p.name == "nix-daemon" {
 			daemons[p.pid] = p
 		}
-	}
-	boot, err := bootTime()
-	if err != nil {
-		return 0, fmt.Errorf("read boot time: %w", err)
 	}
 	for pid, p := range daemons {
 		_, child := daemons[p.parent]

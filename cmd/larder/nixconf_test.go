@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,6 +32,8 @@ func TestHookSettingsAreFoundWhereNixLooks(t *testing.T) {
 	home := write(t, dir+"/home/.config/nix/nix.conf", "post-build-hook = /c\n")
 	xdg := write(t, dir+"/xdg/nix/nix.conf", "post-build-hook = /d\n")
 	other := write(t, dir+"/other.conf", "post-build-hook = /e\n")
+	none := write(t, dir+"/none.conf", "post-build-hook =\npost-build-hook-timeout = 1\n")
+	spaces := write(t, dir+"/spaces.conf", "post-build-hook = /with   space\n")
 
 	base := map[string]string{"NIX_CONF_DIR": dir + "/etc", "HOME": dir + "/home"}
 	for _, tt := range []struct {
@@ -40,7 +43,9 @@ func TestHookSettingsAreFoundWhereNixLooks(t *testing.T) {
 	}{
 		{"files", nil, []hookSetting{{system, "/a"}, {more, "/b"}, {home, "/c"}}},
 		{"XDG", map[string]string{"XDG_CONFIG_HOME": dir + "/xdg"}, []hookSetting{{system, "/a"}, {more, "/b"}, {xdg, "/d"}}},
-		{"named", map[string]string{"NIX_USER_CONF_FILES": other + ":" + dir + "/none"}, []hookSetting{{system, "/a"}, {more, "/b"}, {other, "/e"}}},
+		{"named", map[string]string{"NIX_USER_CONF_FILES": other + ":" + dir + "/nowhere"}, []hookSetting{{system, "/a"}, {more, "/b"}, {other, "/e"}}},
+		{"the first counts most", map[string]string{"NIX_USER_CONF_FILES": spaces + ":" + none + ":" + other},
+			[]hookSetting{{system, "/a"}, {more, "/b"}, {other, "/e"}, {none, ""}, {spaces, "/with space"}}},
 		{"environment", map[string]string{"NIX_CONFIG": "cores = 1\npost-build-hook = /f"},
 			[]hookSetting{{system, "/a"}, {more, "/b"}, {home, "/c"}, {"the environment's NIX_CONFIG", "/f"}}},
 	} {
@@ -56,6 +61,32 @@ func TestHookSettingsAreFoundWhereNixLooks(t *testing.T) {
 				t.Errorf("hookSettings = %v, %v, want %v", got, err, tt.want)
 			}
 		})
+	}
+}
+
+func TestUseCaseHackIsWhatNixMakesOfIt(t *testing.T) {
+	dir := t.TempDir()
+	on := write(t, dir+"/on.conf", "use-case-hack = true\n")
+	off := write(t, dir+"/off.conf", "use-case-hack = true # not yet\nuse-case-hack=true\nuse-case-hack = false\n")
+	for _, tt := range []struct {
+		files, config string
+		want          string
+	}{
+		{dir + "/none", "", "<nil>"},
+		{on, "", "true"},
+		{off, "", "false"},
+		{on + ":" + off, "", "true"}, // the first one counts
+		{off + ":" + on, "", "false"},
+		{off, "use-case-hack = yes", "true"},
+	} {
+		got, err := useCaseHack(env(map[string]string{"NIX_CONF_DIR": dir, "NIX_USER_CONF_FILES": tt.files, "NIX_CONFIG": tt.config}))
+		text := "<nil>"
+		if got != nil {
+			text = fmt.Sprint(*got)
+		}
+		if err != nil || text != tt.want {
+			t.Errorf("with the files %s and NIX_CONFIG=%q it is %s, %v, want %s", tt.files, tt.config, text, err, tt.want)
+		}
 	}
 }
 

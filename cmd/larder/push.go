@@ -23,10 +23,10 @@ func pushCommand() *cli.Command {
 		ArgsUsage: "PATH…",
 		Description: "Copies what is missing, as nix copy --to file://… does, without a daemon. A PATH is a store path, a file in one, " +
 			"or a link to one, such as ./result.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
 			&cli.BoolFlag{Name: "stdin", Usage: "read more paths from standard input, one per line"},
-		},
+		}, keyFlags()...),
 		Action: push,
 	}
 }
@@ -132,9 +132,14 @@ func printPushed(c *cli.Context, url string, r cachewriter.Result) error {
 		Cache     string `json:"cache"`
 		Paths     int    `json:"paths"`
 		Copied    int    `json:"copied"`
+		Signed    int    `json:"signed"` // that were there
 		NarBytes  int64  `json:"nar_bytes"`
 		FileBytes int64  `json:"file_bytes"`
-	}{url, r.Paths, r.Copied, r.NarBytes, r.FileBytes}
-	return printResult(c, result, fmt.Sprintf("copied %d of %d paths to %s (%s, %s compressed)\n",
-		r.Copied, r.Paths, url, humanize.IBytes(uint64(r.NarBytes)), humanize.IBytes(uint64(r.FileBytes))))
+	}{url, r.Paths, r.Copied, r.Signed, r.NarBytes, r.FileBytes}
+	text := fmt.Sprintf("copied %d of %d paths to %s (%s, %s compressed)",
+		r.Copied, r.Paths, url, humanize.IBytes(uint64(r.NarBytes)), humanize.IBytes(uint64(r.FileBytes)))
+	if r.Signed > 0 {
+		text += fmt.Sprintf(", and signed %d that were there", r.Signed)
+	}
+	return printResult(c, result, text+"\n")
 }

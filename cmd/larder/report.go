@@ -62,11 +62,21 @@ func (s *session) reportOf(code *int, drained time.Duration) (*runner.Report, er
 	if err := runner.ReadJournal(s.file("journal"), t.Add); err != nil {
 		return nil, err
 	}
-	t.Cache, t.ExitCode, t.Notes = s.settings.Cache, code, append(t.Notes, s.wiring.Notes...)
-	t.Drained = runner.Seconds(drained)
-	t.Restored, t.Stored = runner.Seconds(s.cli.Duration("restore-time")), runner.Seconds(s.cli.Duration("save-time"))
+	t.Notes = append(t.Notes, s.wiring.Notes...)
 	// The command's context may have ended, and who is told the truth should not mind.
-	for row, err := range s.queue.Rows(context.WithoutCancel(s.cli.Context)) {
+	return concludeTally(context.WithoutCancel(s.cli.Context), s.cli, s.queue, t, code, drained)
+}
+
+// concludeTally completes a tally with what is left in the queue.
+func concludeTally(ctx context.Context, c *cli.Context, q *queue.Queue, t *runner.Tally, code *int, drained time.Duration) (*runner.Report, error) {
+	s, err := q.Settings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t.Cache, t.ExitCode = s.Cache, code
+	t.Drained = runner.Seconds(drained)
+	t.Restored, t.Stored = runner.Seconds(c.Duration("restore-time")), runner.Seconds(c.Duration("save-time"))
+	for row, err := range q.Rows(ctx) {
 		if err != nil {
 			return nil, err
 		}
@@ -76,7 +86,11 @@ func (s *session) reportOf(code *int, drained time.Duration) (*runner.Report, er
 			t.LeftOver++
 		}
 	}
-	return t.Finish(), nil
+	r := t.Finish()
+	if err := record(ctx, s, t); err != nil {
+		r.Notes = append(r.Notes, fmt.Sprintf("it is not known what the cache saved, nor put down what was used: %v", err))
+	}
+	return r, nil
 }
 
 // publishReport shows the report to everybody who should see it.
@@ -167,7 +181,7 @@ func reportWarnings(r *runner.Report) []string {
 		lines = append(lines, fmt.Sprintf("%s is not in the cache: %s", f.Path, f.Error))
 	}
 	if r.LeftOver > 0 {
-		lines = append(lines, fmt.Sprintf("there was no time for %d jobs: their paths are not in the cache (--deadline gives more)", r.LeftOver))
+		lines = append(lines, fmt.Sprintf("%s left over, and not in the cache: the end came first (--deadline puts it off)", paths(r.LeftOver)))
 	}
 	return lines
 }

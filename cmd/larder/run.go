@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -31,7 +33,8 @@ func runCommand() *cli.Command {
 
 // sessionFlags are those of run and start.
 func sessionFlags() []cli.Flag {
-	return slices.Concat([]cli.Flag{cacheFlag(), compressionFlag(), workersFlag()}, ruleFlags(), []cli.Flag{
+	return slices.Concat([]cli.Flag{cacheFlag(), compressionFlag(), workersFlag()}, keyFlags(), ruleFlags(), []cli.Flag{
+		trustedKeyFlag(),
 		&cli.BoolFlag{Name: "read-only", EnvVars: []string{"LARDER_READ_ONLY"}, Usage: "use what the cache has, and write nothing"},
 		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "say what is done meanwhile"},
 	})
@@ -54,13 +57,16 @@ func runAround(c *cli.Context) error {
 		fmt.Fprintf(c.App.ErrWriter, "larder: part of a run of the same cache, which sees to it\n")
 		return plainly(c, argv)
 	}
-	s, err := newSession(c, !c.Bool("read-only"), sessionLog(c))
-	var usage *exitCoder
-	if errors.As(err, &usage) || err != nil && c.Bool("strict") {
+	s, err := openedSession(c)
+	switch {
+	case c.Context.Err() != nil:
+		if s != nil {
+			s.remove()
+		}
+		return codeError(128 + int(syscall.SIGINT)) // before there was a command to end
+	case err != nil:
 		return err
-	}
-	if err != nil {
-		warn(c, "the cache is not used: %v", err)
+	case s == nil:
 		return plainly(c, argv)
 	}
 	defer s.remove()
@@ -69,6 +75,24 @@ func runAround(c *cli.Context) error {
 		return runChild(argv, s.environ(), func(child *runner.Child, code int) error { return codeError(code) })
 	}
 	return s.around(argv)
+}
+
+// openedSession returns a session for a command: with all that was asked for, or else
+// one that only reads, or else none. It says what is less.
+func openedSession(c *cli.Context) (*session, error) {
+	s, err := newSession(c, !c.Bool("read-only"), sessionLog(c))
+	var usage *exitCoder
+	if err == nil || errors.As(err, &usage) || c.Bool("strict") {
+		return s, err
+	}
+	if !c.Bool("read-only") {
+		if s, readErr := newSession(c, false, sessionLog(c)); readErr == nil {
+			warn(c, "nothing is written to the cache: %v", err)
+			return s, nil
+		}
+	}
+	warn(c, "the cache is not used: %v", err)
+	return nil, nil
 }
 
 // outerSession returns the session that we are called in, if it is of the same cache.
@@ -95,7 +119,7 @@ func outerSession(c *cli.Context) string {
 
 // plainly runs the command as if we were not there.
 func plainly(c *cli.Context, argv []string) error {
-	return runChild(argv, withoutVariables(os.Environ(), "LARDER_SIGNING_KEY"), func(child *runner.Child, code int) error { return codeError(code) })
+	return runChild(argv, os.Environ(), func(child *runner.Child, code int) error { return codeError(code) })
 }
 
 // runChild runs a command, and calls after with its exit code while signals still do
@@ -103,7 +127,11 @@ func plainly(c *cli.Context, argv []string) error {
 func runChild(argv, env []string, after func(child *runner.Child, code int) error) error {
 	child, code, err := runner.StartChild(argv, env)
 	if err != nil {
-		return &exitCoder{code, fmt.Errorf("run %s: %w", argv[0], err)}
+		var cause *fs.PathError // which says fork/exec
+		if errors.As(err, &cause) {
+			err = cause.Err
+		}
+		return &exitCoder{code, fmt.Errorf("run %s: %v", argv[0], err)}
 	}
 	defer child.Close()
 	return after(child, child.Wait())

@@ -35,6 +35,7 @@ type session struct {
 	settings queue.Settings
 	lock     *queue.Lock
 	journal  *runner.Journal
+	signers  []string // public keys with whose secrets entries are signed
 	log      *slog.Logger
 
 	// How Nix is told.
@@ -58,6 +59,11 @@ func newSession(c *cli.Context, keep bool, log *slog.Logger) (_ *session, err er
 	}
 	s := &session{cli: c, log: log, begin: time.Now()}
 	dirs := nixstore.DefaultDirs()
+	wish, err := s.wish(dirs, cacheDir)
+	if err != nil {
+		return nil, err
+	}
+	wish.Keep = keep
 	var client *nixclient.Client
 	var asked errgroup.Group // most of the time is Nix's
 	asked.Go(func() (err error) {
@@ -71,26 +77,62 @@ func newSession(c *cli.Context, keep bool, log *slog.Logger) (_ *session, err er
 		}
 	}()
 	if keep {
-		if err := s.make(dirs, bincache.URL(cacheDir)); err != nil {
-			return nil, err
-		}
+		err = s.make(dirs, cacheDir)
+	} else {
+		err = s.look(dirs, cacheDir) // Nix would make what is not there
+	}
+	if err != nil {
+		return nil, err
 	}
 	if err := asked.Wait(); err != nil {
 		return nil, err
 	}
-	return s, s.wire(client, dirs, cacheDir, keep)
+	if err := s.wire(client, dirs, wish); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// wish sets the session's settings, and returns what Nix should be told: to take what
+// is signed, or, where there is no key, whatever is in the directory.
+func (s *session) wish(dirs nixstore.Dirs, cacheDir string) (runner.Wish, error) {
+	var w runner.Wish
+	s.settings = queue.Settings{Cache: bincache.URL(cacheDir)}
+	compression, err := parseCompression(s.cli, s.settings)
+	if err != nil {
+		return w, err
+	}
+	s.settings.Compression = compression.String()
+	r, err := rulesOf(s.cli, s.settings, dirs.Store)
+	if err != nil {
+		return w, err
+	}
+	s.settings.Rules = r.Format()
+	keys, _, err := initKeys(s.cli, &s.settings)
+	if err != nil {
+		return w, err
+	}
+	trusted, err := trustedKeys(s.cli)
+	if err != nil {
+		return w, err
+	}
+	for _, key := range trusted {
+		w.PublicKeys = append(w.PublicKeys, key.String())
+	}
+	for _, key := range keys {
+		public := key.ToPublicKey().String()
+		s.signers = append(s.signers, public)
+		w.PublicKeys = append(w.PublicKeys, public)
+	}
+	w.Substituter = bincache.URL(cacheDir)
+	if len(w.PublicKeys) == 0 {
+		w.Substituter = bincache.SubstituterURL(cacheDir)
+	}
+	return w, nil
 }
 
 // make makes the session's directory, and what is in it.
-func (s *session) make(dirs nixstore.Dirs, cacheURL string) error {
-	var err error
-	if s.settings, err = sessionSettings(s.cli, dirs, cacheURL); err != nil {
-		return err
-	}
-	cacheDir, err := parseCache(cacheURL)
-	if err != nil {
-		return err
-	}
+func (s *session) make(dirs nixstore.Dirs, cacheDir string) error {
 	cache, err := makeCache(cacheDir, dirs.Store, bincache.Options{})
 	if err != nil {
 		return err
@@ -123,26 +165,21 @@ func (s *session) make(dirs nixstore.Dirs, cacheURL string) error {
 	return nil
 }
 
+// look returns an error if there is no cache to read.
+func (s *session) look(dirs nixstore.Dirs, cacheDir string) error {
+	cache, err := bincache.OpenReadOnly(cacheDir, dirs.Store)
+	if err != nil {
+		return err
+	}
+	return cache.Close()
+}
+
 // file returns the name of one of the session's files.
 func (s *session) file(name string) string { return filepath.Join(s.dir, name) }
 
-// sessionSettings returns the settings of a session's queue.
-func sessionSettings(c *cli.Context, dirs nixstore.Dirs, cacheURL string) (queue.Settings, error) {
-	s := queue.Settings{Cache: cacheURL}
-	compression, err := parseCompression(c, s)
-	if err != nil {
-		return s, err
-	}
-	s.Compression = compression.String()
-	r, err := rulesOf(c, s, dirs.Store)
-	s.Rules = r.Format()
-	return s, err
-}
-
 // wire finds out what Nix can be told, lays the hook down where it can be of use, and
 // makes what is in the store now the beginning.
-func (s *session) wire(client *nixclient.Client, dirs nixstore.Dirs, cacheDir string, keep bool) error {
-	wish := runner.Wish{Substituter: bincache.SubstituterURL(cacheDir), Keep: keep}
+func (s *session) wire(client *nixclient.Client, dirs nixstore.Dirs, wish runner.Wish) error {
 	s.wiring = runner.Wire(client, wish)
 	if s.wiring.Hook {
 		if err := s.installHook(dirs); err != nil {
@@ -179,19 +216,24 @@ func (s *session) installHook(dirs nixstore.Dirs) error {
 		return err
 	}
 	if s.wiring.InStore {
-		s.hook, err = installHook(s.cli.Context, dirs, program, s.queue)
+		s.hook, err = installHook(s.cli.Context, dirs, program, s.wiring.Next, s.queue)
 		return err
 	}
 	s.hook = filepath.Join(s.dir, hookName)
 	if err := os.WriteFile(s.hook+".queue", []byte(s.queue.File()+"\n"), 0o644); err != nil {
 		return err
 	}
+	if next := s.wiring.Next; next != "" {
+		if err := os.WriteFile(s.hook+".next", []byte(next+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
 	return os.Symlink(program, s.hook)
 }
 
 // environ returns the environment of a command whose Nix uses the cache.
 func (s *session) environ() []string {
-	env := withoutVariables(os.Environ(), "NIX_CONFIG", "LARDER_QUEUE", "LARDER_SIGNING_KEY")
+	env := withoutVariables(os.Environ(), "NIX_CONFIG", "LARDER_QUEUE")
 	return append(env, "NIX_CONFIG="+s.wiring.NixConfig(os.Getenv("NIX_CONFIG"), s.hook), insideVariable+"="+s.dir)
 }
 
@@ -201,6 +243,12 @@ func (s *session) remove() {
 	if err := s.tryRemove(s.started || s.hook != "" && inUse(s.dir)); err != nil {
 		s.log.Warn("run left something behind", "dir", s.dir, "err", err)
 	}
+}
+
+// forgetHook is removeHook for those who know of the next hook anyway.
+func forgetHook(queueFile string) error {
+	_, err := removeHook(nixstore.DefaultDirs(), queueFile)
+	return err
 }
 
 func (s *session) tryRemove(keepHook bool) error {
@@ -213,7 +261,7 @@ func (s *session) tryRemove(keepHook bool) error {
 		if keepHook {
 			errs = append(errs, queue.End(file))
 		} else {
-			errs = append(errs, removeHook(nixstore.DefaultDirs(), file))
+			errs = append(errs, forgetHook(file))
 		}
 		errs = append(errs, rootsOf(s.queue).RemoveAll())
 		if s.lock != nil {

@@ -14,7 +14,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/runner"
 	"github.com/nix-larder/larder/queue"
 )
@@ -29,6 +28,7 @@ type sessionState struct {
 	NixConfig string        `json:"nix_config"`
 	Wiring    runner.Wiring `json:"wiring"`
 	Hook      string        `json:"hook"`
+	Signers   []string      `json:"signers"`
 	Worker    int           `json:"worker"` // process ID
 }
 
@@ -83,7 +83,7 @@ func openSession(c *cli.Context, dir string) (*session, *sessionState, error) {
 	if state.Version != sessionVersion {
 		return nil, nil, fmt.Errorf("open session %s: it is of version %d, want %d: another larder has started it", dir, state.Version, sessionVersion)
 	}
-	s.begin, s.wiring, s.hook = state.Begin, state.Wiring, state.Hook
+	s.begin, s.wiring, s.hook, s.signers = state.Begin, state.Wiring, state.Hook, state.Signers
 	if s.queue, err = queue.Open(c.Context, s.file("queue.db")); err != nil {
 		return nil, nil, err
 	}
@@ -155,7 +155,7 @@ func (s *session) takeOverOne(dir string) error {
 	ctx := s.cli.Context
 	dead.queue, err = queue.Open(ctx, file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(removeHook(nixstore.DefaultDirs(), file), os.RemoveAll(dir))
+		return errors.Join(forgetHook(file), os.RemoveAll(dir))
 	}
 	if err != nil {
 		return err
@@ -184,7 +184,7 @@ func ignoreLocked(err error) error {
 // since somebody looked.
 func (s *session) adopt(from *queue.Queue, settings queue.Settings) error {
 	ctx := s.cli.Context
-	if err := look(ctx, s.cli, from, settings); err != nil {
+	if err := look(ctx, s.cli, from, settings, s.journal.Add); err != nil {
 		s.log.Warn("what an earlier run has not looked at is not kept", "err", err)
 	}
 	byDrv := make(map[string][]string)

@@ -48,7 +48,7 @@ func start(c *cli.Context) error {
 		return printStarted(c, "", s.wiring.NixConfig(os.Getenv("NIX_CONFIG"), ""))
 	}
 	state := sessionState{
-		Version: sessionVersion, Begin: s.begin, Wiring: s.wiring, Hook: s.hook,
+		Version: sessionVersion, Begin: s.begin, Wiring: s.wiring, Hook: s.hook, Signers: s.signers,
 		NixConfig: s.wiring.NixConfig(os.Getenv("NIX_CONFIG"), s.hook),
 	}
 	if err := s.detach(&state); err != nil {
@@ -81,7 +81,10 @@ func (s *session) detach(state *sessionState) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Dir = "/" // no directory is kept busy
 	// Jenkins and GitHub end what a step leaves behind, and know it by its environment.
-	cmd.Env = append(withoutVariables(os.Environ(), "LARDER_CACHE", "LARDER_QUEUE"), "JENKINS_NODE_COOKIE=dontKillMe", "BUILD_ID=dontKillMe", "RUNNER_TRACKING_ID=")
+	cmd.Env = append(withoutVariables(os.Environ(), "LARDER_CACHE", "LARDER_COMPRESSION", keyFileVariable), "JENKINS_NODE_COOKIE=dontKillMe", "BUILD_ID=dontKillMe", "RUNNER_TRACKING_ID=")
+	if secret := keyringOf(s.cli).secret; secret != "" {
+		cmd.Env = append(cmd.Env, keyVariable+"="+secret)
+	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start worker: %w", err)
 	}
@@ -123,7 +126,7 @@ func sessionWorkerCommand() *cli.Command {
 	return &cli.Command{
 		Name: sessionWorker, Hidden: true, ArgsUsage: "DIR",
 		Usage:  "what larder start leaves in the background",
-		Flags:  []cli.Flag{cacheFlag(), compressionFlag(), workersFlag()},
+		Flags:  append(keyFlags(), cacheFlag(), compressionFlag(), workersFlag()),
 		Action: workInBackground,
 	}
 }

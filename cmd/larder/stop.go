@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -28,7 +29,7 @@ func stopCommand() *cli.Command {
 			&cli.StringFlag{Name: "session", EnvVars: []string{insideVariable}, Usage: "the session's `DIR`", DefaultText: "the newest of the cache"},
 			cacheFlag(), workersFlag(),
 			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "say what is done"},
-		}, drainFlags()),
+		}, keyFlags(), drainFlags()),
 		Action: stop,
 	}
 }
@@ -50,6 +51,16 @@ func stop(c *cli.Context) error {
 		return err
 	}
 	begin := time.Now()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(c.Context))
+	defer cancel()
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(signals)
+
+	keys := s.checkKeys()
+	if keys != nil {
+		s.letFinish(ctx, state.Worker, c.Duration("deadline"), signals)
+	}
 	if err := s.takeFrom(state.Worker); err != nil {
 		s.queue.Close()
 		return err
@@ -58,18 +69,61 @@ func stop(c *cli.Context) error {
 	if s.journal, err = runner.OpenJournal(s.file("journal")); err != nil {
 		return err
 	}
-
+	if keys != nil {
+		if counts, err := s.queue.Counts(ctx); err == nil && counts.Left() == 0 {
+			keys = nil // the worker had them, and has done everything
+		}
+		return s.conclude(nil, time.Since(begin), keys)
+	}
 	finish, hurry := make(chan struct{}), make(chan struct{})
 	close(finish)
-	ctx, cancel := context.WithCancel(context.WithoutCancel(c.Context))
-	defer cancel()
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	defer signal.Stop(signals)
 	working := make(chan error, 1)
 	go func() { working <- s.work(ctx, finish, hurry) }()
 	err = waitForWork(working, c.Duration("deadline")-time.Since(begin), signals, cancel, hurry)
 	return s.conclude(nil, time.Since(begin), err)
+}
+
+// checkKeys returns an error if we have not all the keys that the session signs with:
+// what is not signed like the rest would be of no use.
+func (s *session) checkKeys() error {
+	keys, err := signingKeys(s.cli, s.settings)
+	if err != nil {
+		return err
+	}
+	have := make(map[string]bool)
+	for _, key := range keys {
+		have[key.ToPublicKey().String()] = true
+	}
+	for _, signer := range s.signers {
+		if !have[signer] {
+			name, _, _ := strings.Cut(signer, ":")
+			return fmt.Errorf("larder start had a key %s, which larder stop has not; give both the same --%s or %s", name, keyFileFlag, keyVariable)
+		}
+	}
+	return nil
+}
+
+// letFinish tells the worker that start left to do all there is to do, and waits for it.
+func (s *session) letFinish(ctx context.Context, pid int, deadline time.Duration, signals <-chan os.Signal) {
+	ctx, cancel := context.WithTimeout(ctx, deadline)
+	defer cancel()
+	if alive, err := s.queue.WorkerAlive(); err != nil || !alive {
+		return // (ignored) what it leaves shows
+	}
+	_ = syscall.Kill(pid, syscall.SIGUSR1) // (ignored) it has just ended
+	for {
+		alive, err := s.queue.WorkerAlive()
+		if err != nil || !alive {
+			return
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-signals:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // takeFrom makes this process the session's worker. The one that start left is told
@@ -103,6 +157,7 @@ func workInBackground(c *cli.Context) error {
 	}
 	s.log = slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))
 	defer s.queue.Close()
+	finish := onSignal(c.Context, syscall.SIGUSR1) // before somebody can see that we are alive
 	if s.lock, err = s.queue.Lock(); err != nil {
 		return err
 	}
@@ -112,9 +167,25 @@ func workInBackground(c *cli.Context) error {
 	}
 	defer s.journal.Close()
 	s.detached = true
-	err = s.work(c.Context, nil, nil)
+	err = s.work(c.Context, finish, nil)
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
+}
+
+// onSignal returns a channel that is closed when a signal comes.
+func onSignal(ctx context.Context, sig os.Signal) <-chan struct{} {
+	came := make(chan struct{})
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, sig)
+	go func() {
+		defer signal.Stop(signals)
+		select {
+		case <-signals:
+			close(came)
+		case <-ctx.Done():
+		}
+	}()
+	return came
 }

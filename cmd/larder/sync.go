@@ -12,13 +12,13 @@ import (
 func syncCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "sync",
-		Usage: "queue everything in the store that the rules want and the cache has not",
+		Usage: "queue everything in the store that the rules want and the cache has not, or not signed",
 		Description: "For a store that was filled before larder came, a new cache, or a lost queue. What is queued is copied by larder daemon or " +
 			"larder drain. From then on all of the store is looked after, not only what comes in.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			queueFlag(), jsonFlag(),
 			&cli.BoolFlag{Name: "dry-run", Usage: "queue nothing, but list on standard output what would be"},
-		},
+		}, keyFlags()...),
 		Action: syncStore,
 	}
 }
@@ -28,7 +28,7 @@ type syncReport struct {
 	DryRun     bool     `json:"dry_run"`
 	Registered int      `json:"registered"` // paths in the store
 	Wanted     int      `json:"wanted"`     // of those: the rules want them
-	Queued     int      `json:"queued"`     // of those: the cache has not
+	Queued     int      `json:"queued"`     // of those: the cache has not, or not signed
 	NarBytes   int64    `json:"nar_bytes"`  // of those queued
 	Paths      []string `json:"paths,omitempty"`
 }
@@ -42,7 +42,7 @@ func syncStore(c *cli.Context) error {
 		return err
 	}
 	defer q.Close()
-	v, err := openView(c, settings)
+	v, err := openJobView(c, settings)
 	if err != nil {
 		return err
 	}

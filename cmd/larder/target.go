@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"strings"
 
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/cachewriter"
@@ -25,25 +27,43 @@ type view struct {
 	cache *bincache.Cache
 	rules rules.Rules
 	bases []*bincache.Cache
+	keys  []signature.SecretKey // with which entries are to be signed
 }
 
 // openView opens what a command only looks at.
 func openView(c *cli.Context, s queue.Settings) (*view, error) {
-	return newView(s, func(storeDir string) (*bincache.Cache, error) {
-		url, err := cacheURL(c, s)
-		if err != nil {
-			return nil, err
-		}
-		dir, err := parseCache(url)
-		if err != nil {
-			return nil, err
-		}
-		cache, err := bincache.OpenReadOnly(dir, storeDir)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = withHint(err, hintNoCache(dir))
-		}
-		return cache, orHint(err, hintCache)
-	})
+	return newView(s, func(storeDir string) (*bincache.Cache, error) { return openReadOnly(c, s, storeDir) })
+}
+
+// openReadOnly opens the cache of the command line or of the queue's settings. An
+// empty storeDir stands for the one that the cache itself names.
+func openReadOnly(c *cli.Context, s queue.Settings, storeDir string) (*bincache.Cache, error) {
+	url, err := cacheURL(c, s)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := parseCache(url)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := bincache.OpenReadOnly(dir, storeDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = withHint(err, hintNoCache(dir))
+	}
+	return cache, orHint(err, hintCache)
+}
+
+// openJobView is openView for those who look what there is to do, be it only to sign.
+func openJobView(c *cli.Context, s queue.Settings) (*view, error) {
+	keys, err := signingKeys(c, s)
+	if err != nil {
+		return nil, err
+	}
+	v, err := openView(c, s)
+	if err == nil {
+		v.keys = keys
+	}
+	return v, err
 }
 
 func newView(s queue.Settings, openCache func(storeDir string) (*bincache.Cache, error)) (_ *view, err error) {
@@ -121,11 +141,20 @@ func (v *view) replaced() string {
 // present tells whether a path need not come into the cache, as far as that can be
 // found out.
 func (v *view) present(path string) bool {
-	if _, err := v.cache.Entry(path); err == nil {
-		return true
+	if have, err := v.cache.Entry(path); err == nil {
+		return !v.unsigned(have)
 	}
 	base, err := v.base(path)
 	return err == nil && base != nil
+}
+
+// unsigned tells whether an entry lacks a signature that we would add.
+func (v *view) unsigned(have *bincache.NarInfo) bool {
+	if signed, err := have.SignedBy(v.keys); signed || err != nil {
+		return false
+	}
+	info, err := v.store.Info(context.Background(), have.StorePath)
+	return err == nil && have.NarHash == bincache.Hash(info.NarHash)
 }
 
 // base returns the base that has a path, or nil.
@@ -192,6 +221,10 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 	if err != nil {
 		return nil, err
 	}
+	keys, err := signingKeys(c, s)
+	if err != nil {
+		return nil, err
+	}
 	if c.Int("workers") < 0 {
 		return nil, usageError(fmt.Sprintf("--workers is %d", c.Int("workers")), "at least 1, or leave it out")
 	}
@@ -201,19 +234,23 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 	if err != nil {
 		return nil, err
 	}
+	v.keys = keys
 	if err := v.cache.SweepTemp(sweepAge); err != nil {
 		v.close()
 		return nil, orHint(err, hintCache)
 	}
+	caseHack, _ := useCaseHack(os.Getenv) // (ignored) what can't be read, Nix does without as well
 	t := &target{view: v, tell: o.tell}
 	t.writer = cachewriter.New(cachewriter.Options{
 		Cache:       v.cache,
 		Store:       v.store,
 		Compression: compression,
+		Keys:        keys,
 		Workers:     c.Int("workers"),
 		Background:  o.background,
 		Elsewhere:   v.elsewhere,
 		Cut:         v.cut,
+		CaseHack:    caseHack,
 		Published:   t.added,
 		Log:         o.log,
 	})
@@ -230,13 +267,15 @@ func (t *target) added(n *bincache.NarInfo) {
 	t.tell(runner.Event{Kind: runner.Added, Path: n.StorePath, NarBytes: n.NarSize, FileBytes: n.FileSize})
 }
 
-// observe tells of a registration that the watcher has dealt with.
-func (t *target) observe(reg nixstore.Registration, unwanted string, present bool) {
-	class := rules.ClassOf(reg, false)
-	if class == rules.Drvs && unwanted != "" {
-		return // there are as many of them as of everything else, and nobody asks
+// observer returns what tells of registrations that the watcher has dealt with.
+func observer(tell func(runner.Event)) func(reg nixstore.Registration, unwanted string, present bool) {
+	return func(reg nixstore.Registration, unwanted string, present bool) {
+		class := rules.ClassOf(reg, false)
+		if class == rules.Drvs && unwanted != "" {
+			return // there are as many of them as of everything else, and nobody asks
+		}
+		tell(runner.Event{Kind: runner.Registered, Path: reg.Path, Class: class, Present: present, Reason: unwanted, NarBytes: reg.NarSize})
 	}
-	t.tell(runner.Event{Kind: runner.Registered, Path: reg.Path, Class: class, Present: present, Reason: unwanted, NarBytes: reg.NarSize})
 }
 
 // copyJob is a worker's Copy.
@@ -254,7 +293,7 @@ func (t *target) copyJob(ctx context.Context, job *queue.Job) ([]slog.Attr, erro
 	switch {
 	case err == nil:
 		return []slog.Attr{
-			slog.Int("paths", r.Paths), slog.Int("copied", r.Copied),
+			slog.Int("paths", r.Paths), slog.Int("copied", r.Copied), slog.Int("signed", r.Signed),
 			slog.Int64("nar_bytes", r.NarBytes), slog.Int64("file_bytes", r.FileBytes),
 		}, nil
 	case errors.Is(err, cachewriter.ErrLeftOut):

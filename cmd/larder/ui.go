@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/nix-larder/larder/cachewriter"
+	"github.com/nix-larder/larder/internal/nixstore"
 )
 
 // stderrLog returns the log of a command that a person waits for: only what that
@@ -63,17 +64,27 @@ func showProgress(c *cli.Context, w *cachewriter.Writer) (done func()) {
 
 func showLine(w io.Writer) func(cachewriter.Progress) {
 	return func(p cachewriter.Progress) {
-		fmt.Fprintf(w, "larder: %d of %d paths, %s\n", p.Done, p.Paths, humanize.IBytes(uint64(p.NarBytes)))
+		fmt.Fprintf(w, "larder: %d of %d paths, %s of %s\n", p.Done, p.Paths, humanize.IBytes(uint64(p.Read)), humanize.IBytes(uint64(p.NarBytes)))
 	}
 }
 
+// showBar shows bytes and their speed in a bar, and in front of it how many paths, and
+// which one takes the time.
 func showBar(w io.Writer) func(cachewriter.Progress) {
-	bar := progressbar.NewOptions(0, progressbar.OptionSetWriter(w), progressbar.OptionShowCount(),
-		progressbar.OptionSetWidth(30), progressbar.OptionClearOnFinish())
+	bar := progressbar.NewOptions64(0, progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(true),
+		progressbar.OptionUseIECUnits(true), progressbar.OptionSetWidth(20), progressbar.OptionClearOnFinish())
 	return func(p cachewriter.Progress) {
-		bar.Describe(humanize.IBytes(uint64(p.NarBytes)))
-		bar.ChangeMax(p.Paths)
-		_ = bar.Set(p.Done) // (ignored) a bar is no reason to stop
+		name := ""
+		if p.Current != "" {
+			name = " " + nixstore.Name(p.Current)
+		}
+		const width = 24 // the line should fit
+		if len(name) > width {
+			name = name[:width-1] + "…"
+		}
+		bar.Describe(fmt.Sprintf("%d/%d%-*s", p.Done, p.Paths, width, name))
+		bar.ChangeMax64(max(1, p.NarBytes))
+		_ = bar.Set64(min(p.Read, max(0, p.NarBytes-1))) // (ignored) a bar is no reason to stop; a full one would be the end of it
 	}
 }
 

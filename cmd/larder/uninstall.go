@@ -1,10 +1,11 @@
 package main
 
 import (
-	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -19,7 +20,7 @@ func uninstallCommand() *cli.Command {
 		Usage: "take back what init laid down; the cache stays",
 		Description: "Nix fails builds whose post-build-hook is gone. So nothing is taken back while nix.conf names the hook, " +
 			"or a nix-daemon runs that has not read nix.conf since it last changed.",
-		Flags:  []cli.Flag{queueFlag(), &cli.BoolFlag{Name: "force", Usage: "also if jobs are left, which are then forgotten"}},
+		Flags:  []cli.Flag{queueFlag(), &cli.BoolFlag{Name: "force", Usage: "also if jobs are left, which are then forgotten, or where processes can't be looked at (macOS)"}},
 		Action: uninstall,
 	}
 }
@@ -41,7 +42,7 @@ func uninstall(c *cli.Context) error {
 	if err := nothingLeft(c, q); err != nil {
 		return err
 	}
-	if err := notConfigured(q.File()); err != nil {
+	if err := notConfigured(c, q.File()); err != nil {
 		return err
 	}
 
@@ -52,13 +53,18 @@ func uninstall(c *cli.Context) error {
 	if err := rootsOf(q).RemoveAll(); err != nil {
 		return err
 	}
-	if err := removeHook(dirs, q.File()); err != nil {
+	nexts, err := removeHook(dirs, q.File())
+	if err != nil {
 		return err
 	}
 	if err := q.Remove(); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(c.App.Writer, "removed queue %s and its hook; the cache %s is as it was\n", q.File(), settings.Cache)
+	words, err := lastWords(nexts)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "removed queue %s and its hook; the cache %s is as it was\n%s", q.File(), settings.Cache, words)
 	return err
 }
 
@@ -74,18 +80,24 @@ func nothingLeft(c *cli.Context, q *queue.Queue) error {
 }
 
 // notConfigured returns an error if Nix may still call the queue's hook.
-func notConfigured(queueFile string) error {
+func notConfigured(c *cli.Context, queueFile string) error {
 	settings, files, err := hookSettings(os.Getenv)
 	if err != nil {
 		return err
 	}
 	for _, s := range settings {
-		if hookQueue(s.hook) == queueFile {
-			return withHint(fmt.Errorf("uninstall: %s still has post-build-hook = %s", s.where, s.hook),
-				"remove that line, restart nix-daemon if there is one, and run this again")
+		if err := errStillCalled(s, queueFile); err != nil {
+			return err
 		}
 	}
 	pid, err := staleDaemon(files)
+	if errors.Is(err, errors.ErrUnsupported) {
+		if c.Bool("force") {
+			return nil
+		}
+		return withHint(fmt.Errorf("uninstall: look for nix-daemon: %w", err),
+			"restart it, wait for builds that are under way, and run larder uninstall --force")
+	}
 	if err != nil {
 		return err
 	}
@@ -96,43 +108,56 @@ func notConfigured(queueFile string) error {
 	return nil
 }
 
-// hookQueue returns the queue that an installed hook is for, or "".
-func hookQueue(hook string) string {
-	text, err := os.ReadFile(hook + ".queue")
+// removeHook removes the queue's hooks beside the queue, and the roots of those in
+// the Nix store, which are Nix's to collect. It returns the hooks that they called.
+func removeHook(dirs nixstore.Dirs, queueFile string) (nexts []string, err error) {
+	roots := gcroot.Hooks(dirs.State)
+	names, err := roots.List()
 	if err != nil {
-		return "" // (ignored) not one that init has laid down
+		return nil, fmt.Errorf("uninstall: %w", err)
 	}
-	return string(bytes.TrimSuffix(text, []byte("\n")))
-}
-
-// removeHook removes the roots of the queue's hooks, and hooks beside the queue.
-// Those in the Nix store are Nix's to collect.
-func removeHook(dirs nixstore.Dirs, queueFile string) error {
-	hooks := gcroot.Hooks(dirs.State)
-	names, err := hooks.List()
-	if err != nil {
-		return fmt.Errorf("uninstall: %w", err)
-	}
+	var ours, others []string // store paths
 	for _, name := range names {
-		if hookQueue(filepath.Join(dirs.Store, name, hookName)) != queueFile {
+		dir := filepath.Join(dirs.Store, name)
+		hook := filepath.Join(dir, hookName)
+		next := hookNext(hook)
+		paths := slices.DeleteFunc([]string{dir, nextPath(dirs, next)}, func(path string) bool { return path == "" })
+		switch hookQueue(hook) {
+		case "": // one that is called by others
+		case queueFile:
+			ours, nexts = append(ours, paths...), append(nexts, next)
+		default:
+			others = append(others, paths...)
+		}
+	}
+	for _, path := range ours {
+		if slices.Contains(others, path) {
 			continue
 		}
-		if err := hooks.Remove(name); err != nil {
-			return fmt.Errorf("uninstall: %w", err)
+		if err := roots.Remove(path); err != nil {
+			return nil, fmt.Errorf("uninstall: %w", err)
 		}
 	}
 	beside, err := filepath.Glob(filepath.Join(filepath.Dir(queueFile), hookName+"*"))
 	if err != nil {
-		return fmt.Errorf("uninstall: %w", err)
+		return nil, fmt.Errorf("uninstall: %w", err)
 	}
 	for _, name := range beside {
-		if hookQueue(filepath.Join(name, hookName)) != queueFile {
+		hook := filepath.Join(name, hookName)
+		if hookQueue(hook) != queueFile {
 			continue
 		}
+		next := hookNext(hook)
+		nexts = append(nexts, next)
 		// A link to the Nix store, which Nix takes for a root, or a directory.
-		if err := os.RemoveAll(name); err != nil {
-			return fmt.Errorf("uninstall: %w", err)
+		err := os.RemoveAll(name)
+		if path := nextPath(dirs, next); path != "" {
+			err = errors.Join(err, os.RemoveAll(hookLink(queueFile, path)))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("uninstall: %w", err)
 		}
 	}
-	return nil
+	slices.Sort(nexts)
+	return slices.DeleteFunc(slices.Compact(nexts), func(next string) bool { return next == "" }), nil
 }

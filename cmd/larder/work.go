@@ -36,7 +36,7 @@ func (s *session) work(ctx context.Context, finish, hurry <-chan struct{}) error
 	if err != nil {
 		return err
 	}
-	watch.Observe = t.observe
+	watch.Observe = observer(s.journal.Add)
 	cfg, err := workerConfig(s.queue, s.lock, t, s.log)
 	if err != nil {
 		return err

@@ -65,13 +65,17 @@ func watcherConfig(q *queue.Queue, v *view, s queue.Settings, log *slog.Logger) 
 	if err != nil {
 		return watcher.Config{}, err
 	}
+	epoch := fmt.Sprintf("boot %s, %s, rules %s", bootID(), v.identity(), s.Rules)
+	if s.SigningKeyFiles != "" { // what is there may lack their signatures
+		epoch += ", keys " + s.SigningKeyFiles
+	}
 	return watcher.Config{
 		Queue:   q,
 		Store:   v.store,
 		Roots:   roots,
 		Rules:   v.rules,
 		Present: v.present,
-		Epoch:   fmt.Sprintf("boot %s, %s, rules %s", bootID(), v.identity(), s.Rules),
+		Epoch:   epoch,
 		Log:     log,
 	}, nil
 }

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // measureHook measures whole processes: larder-hook, as Nix runs it after a
@@ -33,12 +35,17 @@ func measureHook(ctx context.Context, cfg config, w *workshop, c *corpus) ([]res
 		return nil, err
 	}
 	hook := filepath.Join(cfg.Bin, "larder-hook")
+	link, err := linkLarder(cfg, w)
+	if err != nil {
+		return nil, err
+	}
 	programs := []struct {
 		file, queue string
 		result      result
 	}{
 		{hook, alive, newResult("hook", contender{Key: "larder", Label: "larder-hook"})},
 		{hook, alone, newResult("hook", contender{Key: "larder-alone", Label: "larder-hook, no worker"})},
+		{link, alive, newResult("hook", contender{Key: "larder-by-name", Label: "larder by that name"})},
 		{"/bin/true", alone, newResult("hook", contender{Key: "true", Label: "/bin/true"})},
 	}
 	block := max(1, cfg.Spawns/10)
@@ -58,7 +65,21 @@ func measureHook(ctx context.Context, cfg config, w *workshop, c *corpus) ([]res
 			}
 		}
 	}
-	return []result{programs[0].result, programs[1].result, programs[2].result}, nil
+	results := make([]result, len(programs))
+	for i, p := range programs {
+		results[i] = p.result
+	}
+	return results, nil
+}
+
+// linkLarder makes a link to larder by which it is the hook.
+func linkLarder(cfg config, w *workshop) (string, error) {
+	larder, err := filepath.Abs(filepath.Join(cfg.Bin, "larder"))
+	if err != nil {
+		return "", err
+	}
+	link := w.path("larder-hook")
+	return link, os.Symlink(larder, link)
 }
 
 // makeQueue makes an empty queue.
@@ -92,13 +113,45 @@ func holdOpen(ctx context.Context, cfg config, w *workshop, queue string) (end f
 	// Its first line says that it is ready.
 	line, err := bufio.NewReader(log).ReadString('\n')
 	if err == nil {
-		err = daemon.Process.Signal(syscall.SIGSTOP)
+		err = stopIdle(ctx, daemon.Process, queue)
 	}
 	if err != nil {
 		end()
 		return nil, fmt.Errorf("start worker: %w; it says %q", err, line)
 	}
 	return end, nil
+}
+
+// stopIdle stops a worker at a moment when it does not write to its queue: hooks
+// would wait for that, and give up.
+func stopIdle(ctx context.Context, p *os.Process, queue string) error {
+	shm, err := os.OpenFile(queue+"-shm", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer shm.Close()
+	for ctx.Err() == nil {
+		if err := p.Signal(syscall.SIGSTOP); err != nil {
+			return err
+		}
+		if _, err := unix.Wait4(p.Pid, nil, unix.WUNTRACED, nil); err != nil {
+			return err
+		}
+		// SQLite's locks of who writes, and of who empties the log (wal.c,
+		// WAL_WRITE_LOCK and WAL_CKPT_LOCK).
+		lock := unix.Flock_t{Type: unix.F_WRLCK, Start: 120, Len: 2}
+		if err := unix.FcntlFlock(shm.Fd(), unix.F_GETLK, &lock); err != nil {
+			return err
+		}
+		if lock.Type == unix.F_UNLCK {
+			return nil
+		}
+		if err := p.Signal(syscall.SIGCONT); err != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return ctx.Err()
 }
 
 // spawnBlock runs a program n times, once for each build of the corpus from the

@@ -4,11 +4,16 @@
 // It is a reason to look and nothing more. Events may be late, merged, or lost,
 // and where the system has none to give, the bell never rings: whoever listens
 // looks from time to time without being woken.
+//
+// Only on Linux does it ring. Elsewhere fsnotify has to open the files of a directory
+// that it watches, and closes them again: then the system drops all locks that this
+// process has on them, SQLite's too (sqlite.org/howtocorrupt.html, 2.2).
 package bell
 
 import (
 	"log/slog"
 	"path/filepath"
+	"runtime"
 
 	"github.com/fsnotify/fsnotify"
 )
@@ -17,6 +22,9 @@ import (
 // file was written to. Any number of changes are one. stop must be called.
 func Listen(file string, log *slog.Logger) (rings <-chan struct{}, stop func()) {
 	bell := make(chan struct{}, 1)
+	if runtime.GOOS != "linux" {
+		return bell, func() {}
+	}
 	w, err := fsnotify.NewWatcher()
 	if err == nil {
 		// The directory, since a database's log comes and goes.

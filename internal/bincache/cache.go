@@ -8,12 +8,32 @@
 //	                          what other versions of Nix make when they open a
 //	                          cache, and fail without where they may not write
 //	.larder/tmp/              unfinished files, each flocked by its writer
+//	.larder/runs/             one record per run: which entries it used
 //	.larder/lock              for what changes entries, never for adding
 //	CACHEDIR.TAG, .gitignore, .keep in every directory
 //
 // The layout is Nix's (src/libstore/binary-cache-store.cc). Any number of
 // processes may add to a cache at the same time: a file is written below tmp and
 // appears under its name complete, by link(2).
+//
+// A cache in which nothing is missing is opened, and found writable, without a
+// change to any file or time: CI providers need not save again what is unchanged.
+//
+// # Run records
+//
+// When an entry was last used is told by run records alone: those who copy a cache
+// rewrite the times of its files. A record is text, and never changed:
+//
+//	larder-run 1
+//	ended 2026-11-21T08:00:00Z
+//	added <hash>-<name> 12.5       with the seconds that its build took, if known
+//	used <hash>-<name>             it was there already
+//	end
+//
+// Lines of another kind are skipped, so whatever a record says without them must be
+// true. What would mislead a larder that does not know it has a higher version: that
+// record can't be read, and nobody may conclude from the others that an entry is
+// unused.
 package bincache
 
 import (
@@ -28,6 +48,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -40,11 +62,12 @@ var (
 const (
 	infoFile = "nix-cache-info"
 	tmpDir   = ".larder/tmp"
+	runsDir  = ".larder/runs"
 	lockFile = ".larder/lock"
 )
 
 // dirs are made when a cache is, and again if a copy of it lost them.
-var dirs = []string{"nar", "log", "realisations", "build-trace-v2", ".larder", tmpDir}
+var dirs = []string{"nar", "log", "realisations", "build-trace-v2", ".larder", tmpDir, runsDir}
 
 // A Cache is a binary cache in a directory. It is safe for use by several
 // goroutines, and by several processes.
@@ -203,7 +226,7 @@ func (c *Cache) makeDirs() error {
 
 // Open opens the cache in the directory path for reading and writing. The error
 // wraps [fs.ErrNotExist] if there is none, and [ErrStoreDir] if its paths are not
-// below storeDir.
+// below storeDir. An empty storeDir stands for the one that the cache itself names.
 func Open(path, storeDir string) (*Cache, error) {
 	c, err := OpenReadOnly(path, storeDir)
 	if err != nil {
@@ -252,21 +275,38 @@ func (c *Cache) readInfo() error {
 	}
 	for line := range bytes.Lines(text) {
 		dir, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("StoreDir: "))
+		if ok && c.storeDir == "" {
+			c.storeDir = string(dir)
+		}
 		if ok && string(dir) != c.storeDir {
 			return fmt.Errorf("%s: %w: %s, want %s", c.path, ErrStoreDir, dir, c.storeDir)
+		}
+	}
+	if c.storeDir == "" {
+		c.storeDir = "/nix/store" // what Nix takes for a cache that does not say
+	}
+	return nil
+}
+
+// CheckWritable returns an error if files can't be made in the cache. It makes none:
+// see the package comment.
+func (c *Cache) CheckWritable() error {
+	for _, dir := range []string{tmpDir, "nar", "."} {
+		if err := c.mayWrite(dir); err != nil {
+			return fmt.Errorf("write to %s: %w", filepath.Join(c.path, dir), err)
 		}
 	}
 	return nil
 }
 
-// CheckWritable returns an error if files can't be made in the cache.
-func (c *Cache) CheckWritable() error {
-	t, err := c.CreateTemp()
+func (c *Cache) mayWrite(dir string) error {
+	d, err := c.root.Open(dir)
 	if err != nil {
-		return fmt.Errorf("write to cache %s: %w", c.path, err)
+		return err
 	}
-	t.Discard()
-	return nil
+	defer d.Close()
+	// Root may write everywhere but on a file system that is read-only.
+	return unix.Faccessat(int(d.Fd()), ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS)
 }
 
 // Replaced tells whether the cache is gone from where it was opened, or is another

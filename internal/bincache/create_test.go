@@ -28,6 +28,8 @@ var whole = map[string]string{
 	"./.larder":              "drwxr-xr-x",
 	"./.larder/.keep":        `-rw-r--r-- ""`,
 	"./.larder/lock":         `-rw-r--r-- ""`,
+	"./.larder/runs":         "drwxr-xr-x",
+	"./.larder/runs/.keep":   `-rw-r--r-- ""`,
 	"./.larder/tmp":          "drwxr-xr-x",
 	"./.larder/tmp/.keep":    `-rw-r--r-- ""`,
 	"./CACHEDIR.TAG":         `-rw-r--r-- "Signature: 8a477f597d28d172789f06886806bc55\n# A binary cache for Nix. See https://bford.info/cachedir/\n"`,

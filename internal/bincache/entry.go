@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path/filepath"
-	"strings"
 	"syscall"
 )
 
@@ -29,24 +27,32 @@ func (c *Cache) Entry(storePath string) (*NarInfo, error) {
 	if n.StorePath != storePath {
 		return nil, fmt.Errorf("%w: it is for %s", ErrDamaged, n.StorePath)
 	}
-	info, err := c.root.Stat(n.URL)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.EINVAL):
-		return nil, fmt.Errorf("%w: %s is missing", ErrDamaged, n.URL)
-	case err != nil:
+	if err := c.checkNar(n); err != nil {
 		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%w: %s is not a regular file", ErrDamaged, n.URL)
-	case info.Size() == 0: // whatever its hash, a NAR is longer
-		return nil, fmt.Errorf("%w: %s is empty", ErrDamaged, n.URL)
-	case n.FileSize != 0 && info.Size() != n.FileSize:
-		return nil, fmt.Errorf("%w: size of %s is %d, want %d", ErrDamaged, n.URL, info.Size(), n.FileSize)
 	}
 	return n, nil
 }
 
+// checkNar returns an error if the NAR of an entry is not there.
+func (c *Cache) checkNar(n *NarInfo) error {
+	info, err := c.root.Stat(n.URL)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.EINVAL):
+		return fmt.Errorf("%w: %s is missing", ErrDamaged, n.URL)
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%w: %s is not a regular file", ErrDamaged, n.URL)
+	case info.Size() == 0: // whatever its hash, a NAR is longer
+		return fmt.Errorf("%w: %s is empty", ErrDamaged, n.URL)
+	case n.FileSize != 0 && info.Size() != n.FileSize:
+		return fmt.Errorf("%w: size of %s is %d, want %d", ErrDamaged, n.URL, info.Size(), n.FileSize)
+	}
+	return nil
+}
+
 func (c *Cache) readNarInfo(name string) (*NarInfo, error) {
-	f, err := c.root.Open(name)
+	text, err := c.readFile(name, maxNarInfo)
 	if errors.Is(err, fs.ErrPermission) {
 		// If nothing in the cache can be read, it can't be written either, and that
 		// is what will be said. This one alone is of no use to anybody.
@@ -55,16 +61,21 @@ func (c *Cache) readNarInfo(name string) (*NarInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxNarInfo))
-	if err != nil {
-		return nil, err
-	}
 	n, err := ParseNarInfo(text)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return n, nil
+}
+
+// readFile returns what is in a file, as far as limit.
+func (c *Cache) readFile(name string, limit int64) ([]byte, error) {
+	f, err := c.root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // NarName returns the name under which a NAR is published: Nix's own, by the hash
@@ -134,37 +145,4 @@ func (c *Cache) TempNarInfo(n *NarInfo) (*Temp, error) {
 		return nil, err
 	}
 	return t, nil
-}
-
-// Named returns the store paths of all entries with a name, whatever their hash, in
-// no particular order. It reads every narinfo of the cache.
-func (c *Cache) Named(ctx context.Context, name string) ([]string, error) {
-	dir, err := c.root.Open(".")
-	if err != nil {
-		return nil, fmt.Errorf("list cache: %w", err)
-	}
-	defer dir.Close()
-	var found []string
-	for ctx.Err() == nil {
-		entries, err := dir.ReadDir(1024)
-		if errors.Is(err, io.EOF) {
-			return found, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list cache: %w", err)
-		}
-		for _, e := range entries {
-			if !strings.HasSuffix(e.Name(), ".narinfo") {
-				continue
-			}
-			n, err := c.readNarInfo(e.Name())
-			if err != nil {
-				continue // (ignored) damaged, or removed meanwhile: no help to anybody
-			}
-			if _, after, _ := strings.Cut(filepath.Base(n.StorePath), "-"); after == name {
-				found = append(found, n.StorePath)
-			}
-		}
-	}
-	return nil, ctx.Err()
 }

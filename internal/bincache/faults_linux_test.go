@@ -6,10 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/nix-larder/larder/internal/trouble"
 )
@@ -17,6 +19,7 @@ import (
 func init() {
 	parts["publish without links"] = publishWithoutLinks
 	parts["be nobody"] = beNobody
+	parts["check if writable"] = checkWritable
 }
 
 // publishWithoutLinks is a child on a file system that knows no links.
@@ -122,5 +125,49 @@ func TestUnreadableNarInfoIsReplaced(t *testing.T) {
 	must(t, trouble.Command(t, "be nobody", theirs.Path(), mine.Path()).Run())
 	if left := unfinished(t, mine); len(left) != 1 {
 		t.Errorf("%q are left of root's one file", left)
+	}
+}
+
+// checkWritable is a child that nobody lets write, in one directory at least.
+func checkWritable(args []string) error {
+	if err := trouble.BecomeNobody(); err != nil {
+		return err
+	}
+	c, err := Open(args[0], storeDir)
+	if err != nil {
+		return err
+	}
+	if err := c.CheckWritable(); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "write to "+filepath.Join(args[0], args[1])+": ") {
+		return fmt.Errorf("check without the right to write to %s: %v", args[1], err)
+	}
+	return nil
+}
+
+func TestWhoeverMayNotWriteIsTold(t *testing.T) {
+	trouble.NeedRoot(t)
+	top := t.TempDir()
+	must(t, os.Chmod(filepath.Dir(top), 0o755)) // so that nobody gets there
+	c := create1(t, filepath.Join(top, "cache"), Options{Mode: 0o666})
+	must(t, c.CheckWritable())
+	for _, dir := range []string{".", "nar", tmpDir} {
+		must(t, os.Chmod(filepath.Join(c.Path(), dir), 0o755))
+		if err := trouble.Command(t, "check if writable", c.Path(), dir).Run(); err != nil {
+			t.Error(err)
+		}
+		must(t, os.Chmod(filepath.Join(c.Path(), dir), 0o777))
+	}
+}
+
+// Root may write everywhere, but not there.
+func TestReadOnlyFileSystemIsFoundOut(t *testing.T) {
+	disk := trouble.Tmpfs(t, "8m")
+	c := create1(t, filepath.Join(disk, "cache"), Options{})
+	must(t, c.CheckWritable())
+	must(t, unix.Mount("", disk, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	again, err := Open(c.Path(), storeDir)
+	must(t, err)
+	defer again.Close()
+	if err := again.CheckWritable(); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("error is %v, want EROFS", err)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nix-larder/larder/internal/trouble"
 )
 
@@ -118,6 +120,18 @@ func snapshot(t testing.TB, dir string) map[string]string {
 		return nil
 	}))
 	return files
+}
+
+// times returns when everything below a directory was changed last.
+func times(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	changed := make(map[string]string)
+	for name := range snapshot(t, dir) {
+		var s unix.Stat_t
+		must(t, unix.Lstat(filepath.Join(dir, name), &s))
+		changed[name] = fmt.Sprint(s.Mtim, s.Ctim, s.Ino)
+	}
+	return changed
 }
 
 func must(t testing.TB, err error) {

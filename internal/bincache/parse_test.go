@@ -89,6 +89,7 @@ func TestNarInfoThatNixRefusesIsRefused(t *testing.T) {
 		"name with a slash":          edit("References", "References: "+libc+"\n"),
 		"name without a hash":        edit("References", "References: glibc\n"),
 		"path without a hash":        edit("StorePath", "StorePath: /nix/store/hello\n"),
+		"name that is too long":      edit("References", "References: "+refLibc+strings.Repeat("x", 250-len(refLibc))+"\n"),
 		"path with a colon":          edit("StorePath", "StorePath:x: "+hello+"\n"),
 		"deriver with a path":        edit("Deriver", "Deriver: "+hello+"\n"),
 		"empty deriver":              edit("Deriver", "Deriver: \n"),

@@ -24,9 +24,7 @@ type Temp struct {
 // CreateTemp makes an unfinished file. Its name is unique among the hosts and
 // processes that share the cache.
 func (c *Cache) CreateTemp() (*Temp, error) {
-	host, _ := os.Hostname() // (ignored) the random part is what makes it unique
-	host, _, _ = strings.Cut(host, "/")
-	name := path.Join(tmpDir, fmt.Sprintf("%s-%d-%s", host, os.Getpid(), rand.Text()))
+	name := path.Join(tmpDir, fmt.Sprintf("%s-%d-%s", hostName(), os.Getpid(), rand.Text()))
 	f, err := c.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
@@ -40,6 +38,13 @@ func (c *Cache) CreateTemp() (*Temp, error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+// hostName returns this machine's name, for a file's.
+func hostName() string {
+	host, _ := os.Hostname() // (ignored) the random part is what makes it unique
+	host, _, _ = strings.Cut(host, "/")
+	return host
 }
 
 // Publish makes the file appear under its final name, which is below the cache's

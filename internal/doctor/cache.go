@@ -18,7 +18,7 @@ import (
 const samples = 200
 
 // checkCache looks whether the cache is one, and whether those who need it can read it.
-func checkCache(_ context.Context, s *Setup) []Finding {
+func checkCache(ctx context.Context, s *Setup) []Finding {
 	if s.Cache == "" {
 		return nil
 	}
@@ -31,19 +31,38 @@ func checkCache(_ context.Context, s *Setup) []Finding {
 	if missing := cache.Missing(); len(missing) > 0 {
 		findings = append(findings, s.missing(missing))
 	}
-	sample, err := cache.Sample(samples)
-	if err != nil {
-		return append(findings, Finding{Severity: Problem, What: err.Error(), Run: []string{"ls -la " + quote(s.Cache)}})
-	}
+	sample := sampleOf(ctx, cache)
 	closed := s.closed(sample)
 	findings = append(findings, closed...)
 	if len(closed) == 0 {
 		findings = append(findings, s.damaged(sample)...)
 	}
 	if len(findings) == 0 {
-		return fine("%s is a cache; looked at %s", s.Cache, entries(len(sample)))
+		return fine("%s is a cache; looked at %s", s.Cache, entries(sample.size()))
 	}
 	return findings
+}
+
+// A sample is some of a cache's entries, and what was said of those that are none.
+type sample struct {
+	entries []*bincache.NarInfo
+	errs    []error
+}
+
+func (s sample) size() int { return len(s.entries) + len(s.errs) }
+
+func sampleOf(ctx context.Context, cache *bincache.Cache) (s sample) {
+	for n, err := range cache.Entries(ctx) {
+		switch {
+		case s.size() == samples:
+			return s
+		case err != nil:
+			s.errs = append(s.errs, err)
+		default:
+			s.entries = append(s.entries, n)
+		}
+	}
+	return s
 }
 
 func entries(n int) string {
@@ -115,7 +134,7 @@ func (s *Setup) missing(dirs []string) Finding {
 
 // closed looks whether what is in the cache is less open than the cache itself, or can't
 // be read by us.
-func (s *Setup) closed(sample []bincache.Sample) []Finding {
+func (s *Setup) closed(sample sample) []Finding {
 	info, err := os.Stat(filepath.Join(s.Cache, "nix-cache-info"))
 	if err != nil {
 		return nil // it has just been there
@@ -138,10 +157,14 @@ func (s *Setup) closed(sample []bincache.Sample) []Finding {
 	}
 	look(".")
 	look("nar")
-	for _, sample := range sample {
-		look(sample.File)
-		if sample.Info != nil {
-			look(sample.Info.URL)
+	for _, n := range sample.entries {
+		hash, _, _ := strings.Cut(filepath.Base(n.StorePath), "-")
+		look(hash + ".narinfo")
+		look(n.URL)
+	}
+	for _, err := range sample.errs {
+		if errors.Is(err, fs.ErrPermission) {
+			closed = append(closed, err.Error())
 		}
 	}
 	if len(closed) > 0 {
@@ -187,26 +210,18 @@ func (s *Setup) closedAbove() string {
 }
 
 // damaged looks for entries that clients can't use.
-func (s *Setup) damaged(sample []bincache.Sample) []Finding {
-	var first *bincache.Sample
-	var n int
-	for i := range sample {
-		if errors.Is(sample[i].Err, bincache.ErrDamaged) {
-			first = &sample[i]
-			n++
-		}
-	}
-	if first == nil {
+func (s *Setup) damaged(sample sample) []Finding {
+	if len(sample.errs) == 0 {
 		return nil
 	}
 	f := Finding{
 		Severity: Warning,
-		What:     fmt.Sprintf("%s of those looked at are damaged; %s: %v", count(n, "entry"), first.File, first.Err),
-		Why:      "what they are of is built again by those who need it",
-		Advice:   "who copies such a path again mends its entry: larder push PATH; deleting the narinfo is enough to be rid of it",
+		What:     sample.errs[0].Error(),
+		Why:      "what such an entry is of is built again by those who need it",
+		Advice:   "who copies the path again mends its entry (larder push PATH); deleting the narinfo is enough to be rid of it",
 	}
-	if n == 1 {
-		f.What = fmt.Sprintf("the entry %s: %v", first.File, first.Err)
+	if n := len(sample.errs); n > 1 {
+		f.What = fmt.Sprintf("%s of those looked at can't be used; %v", count(n, "entry"), sample.errs[0])
 	}
 	// larder run sets it.
 	if s.Queue != nil && s.Nix != nil && s.Nix.Knows("fallback") && !s.Nix.Bool("fallback") {

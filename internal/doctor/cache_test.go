@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -146,13 +147,13 @@ func TestCacheThatNixDoesNotReadFromIsFound(t *testing.T) {
 		plain + "?priority=1":            "by another name",
 		"file://" + link:                 "by another name",
 	} {
-		s.configure(t, map[string]any{"substituters": []any{substituter}})
+		s.configure(t, map[string]any{"substituters": []string{substituter}})
 		f := s.finds(t, checkSubstituter, Warning, what)
 		s.cures(t, checkSubstituter, f)
 	}
 	// Nix takes it for a whole store, which it makes.
 	for _, bare := range []string{s.Cache, s.Cache + "?trusted=true"} {
-		s.configure(t, map[string]any{"substituters": []any{bare, bincache.SubstituterURL(s.Cache)}})
+		s.configure(t, map[string]any{"substituters": []string{bare, bincache.SubstituterURL(s.Cache)}})
 		f := s.finds(t, checkSubstituter, Problem, "without file://")
 		if f.NixConf[0] != "extra-substituters = "+bincache.SubstituterURL(s.Cache) {
 			t.Errorf("nix.conf %q", f.NixConf)
@@ -174,7 +175,7 @@ func TestSubstituterThatTheDaemonRefusesIsFound(t *testing.T) {
 	s.finds(t, checkTrust, Warning, "does not trust you")
 	s.cures(t, checkSubstituter, s.finds(t, checkSubstituter, Problem, "does not let you use the cache"))
 	s.Nix.Trusted = true
-	s.configure(t, map[string]any{"trusted-substituters": []any{}})
+	s.configure(t, map[string]any{"trusted-substituters": []string{}})
 	s.isFine(t, checkSubstituter)
 	s.isFine(t, checkTrust)
 }
@@ -218,16 +219,15 @@ func TestEntriesThatNixDoesNotBelieveAreFound(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
-			s.configure(t, map[string]any{"substituters": []any{bincache.URL(s.Cache)}, "trusted-public-keys": []any{key.public}})
+			s.configure(t, map[string]any{"substituters": []string{bincache.URL(s.Cache)}, "trusted-public-keys": []string{key.public}})
 			s.publish(t, "good", key.sign(t))
-			s.publish(t, "content-addressed", func(n *bincache.NarInfo) { n.CA = "text:" + n.NarHash.String() })
 			s.isFine(t, checkKeys)
 			s.publish(t, "bad", test.entry)
 			f := s.finds(t, checkKeys, Problem, test.what)
 			if name == "unsigned" {
 				s.do(t, f)
 			} else {
-				s.configure(t, map[string]any{"substituters": []any{bincache.SubstituterURL(s.Cache)}})
+				s.configure(t, map[string]any{"substituters": []string{bincache.SubstituterURL(s.Cache)}})
 			}
 			if strings.Contains(test.what, "invalid") {
 				s.finds(t, checkKeys, Warning, test.what) // used, but something is wrong
@@ -240,7 +240,7 @@ func TestEntriesThatNixDoesNotBelieveAreFound(t *testing.T) {
 
 func TestSignaturesDoNotMatterWithoutRequireSigs(t *testing.T) {
 	s := newSite(t)
-	s.configure(t, map[string]any{"substituters": []any{bincache.URL(s.Cache)}})
+	s.configure(t, map[string]any{"substituters": []string{bincache.URL(s.Cache)}})
 	s.publish(t, "unsigned", nil)
 	s.finds(t, checkKeys, Problem, "no signature")
 	s.configure(t, map[string]any{"require-sigs": false})
@@ -251,18 +251,26 @@ func TestKeyThatNixDoesNotKnowIsFound(t *testing.T) {
 	s := newSite(t)
 	key, other := newSigner(t, "ours-1"), newSigner(t, "ours-1")
 	s.PublicKeys = []string{key.public}
-	s.configure(t, map[string]any{"substituters": []any{bincache.URL(s.Cache)}})
+	s.configure(t, map[string]any{"substituters": []string{bincache.URL(s.Cache)}})
 	s.publish(t, "entry", key.sign(t))
-	s.cures(t, checkKeys, s.finds(t, checkKeys, Problem, "does not trust the key ours-1"))
+	s.cures(t, checkKeys, s.finds(t, checkKeys, Problem, "does not trust the cache's key ours-1"))
 
-	s.configure(t, map[string]any{"trusted-public-keys": []any{other.public, key.public}})
+	s.configure(t, map[string]any{"trusted-public-keys": []string{other.public, key.public}})
 	f := s.finds(t, checkKeys, Problem, "another key by the name ours-1")
 	if !strings.Contains(f.Advice, "remove "+other.public) {
 		t.Errorf("advice is %q", f.Advice)
 	}
-	s.configure(t, map[string]any{"trusted-public-keys": []any{}})
+	s.configure(t, map[string]any{"trusted-public-keys": []string{}})
 	s.forRun(t)
 	s.isFine(t, checkKeys) // larder run tells Nix of it
 	s.untrusted()
-	s.finds(t, checkKeys, Problem, "does not trust the key ours-1")
+	s.finds(t, checkKeys, Problem, "does not trust the cache's key ours-1")
+}
+
+func TestKeyThatCantBeReadIsFound(t *testing.T) {
+	s := newSite(t)
+	s.KeyErr = errors.New("read signing key: open /key: no such file or directory")
+	if f := s.finds(t, checkKeys, Problem, "open /key"); !strings.Contains(f.Advice, "--signing-key-file") {
+		t.Errorf("advice is %q", f.Advice)
+	}
 }

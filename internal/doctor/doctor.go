@@ -80,17 +80,21 @@ type Setup struct {
 	// Cache is the cache's directory, whether there is one or not, or "".
 	Cache string
 
-	// PublicKeys are those of the keys that sign what comes into the cache, in Nix's form.
+	// PublicKeys are the cache's, whose signatures count, in Nix's form; KeyErr says why
+	// not all of them are known.
 	PublicKeys []string
+	KeyErr     error
 
 	// Queue is nil for larder run, which has one of its own.
 	Queue *Queue
 
-	// HookQueue is the queue that the hook in Nix's settings is for, or "" if it is not
-	// one that larder init has laid down.
+	// Chain are the hooks that are called one after the other, from the one in Nix's
+	// settings. HookQueue is the queue that the chain feeds: this one if it does, and ""
+	// if none of its hooks was laid down by larder init.
+	Chain     []string
 	HookQueue string
 
-	// Hooks are the hooks that were laid down for the queue.
+	// Hooks are the hooks that were laid down for the queue, and can be executed.
 	Hooks []string
 }
 

@@ -50,15 +50,15 @@ func newSite(t *testing.T) *site {
 	s.HookQueue, s.Hooks = s.Queue.File, []string{hook}
 	s.settings = map[string]any{
 		"post-build-hook":          hook,
-		"substituters":             []any{bincache.SubstituterURL(s.Cache)},
-		"trusted-substituters":     []any{},
-		"trusted-public-keys":      []any{},
-		"trusted-users":            []any{"root"},
+		"substituters":             []string{bincache.SubstituterURL(s.Cache)},
+		"trusted-substituters":     []string{},
+		"trusted-public-keys":      []string{},
+		"trusted-users":            []string{"root"},
 		"require-sigs":             true,
 		"substitute":               true,
 		"fallback":                 false,
 		"always-allow-substitutes": true,
-		"max-jobs":                 1,
+		"max-jobs":                 1.0,
 		"builders":                 "",
 	}
 	s.configure(t, nil)
@@ -71,20 +71,17 @@ func (s *site) configure(t *testing.T, settings map[string]any) {
 	for name, value := range settings {
 		s.settings[name] = value
 	}
+	s.Chain = nil
+	if hook := s.settings["post-build-hook"].(string); hook != "" {
+		s.Chain = []string{hook}
+	}
 	s.Nix, s.System = asked(t, s.settings, s.Nix), asked(t, s.settings, nil)
 }
 
 // asked returns what Nix says, served as before.
 func asked(t *testing.T, settings map[string]any, before *nixclient.Client) *nixclient.Client {
 	t.Helper()
-	all := make(map[string]any)
-	for name, value := range settings {
-		all[name] = map[string]any{"value": value}
-	}
-	text, err := json.Marshal(all)
-	must(t, err)
-	c, err := nixclient.WithSettings(text)
-	must(t, err)
+	c := nixclient.New(settings)
 	if before != nil {
 		c.Access, c.Trusted, c.Apart, c.DaemonPID = before.Access, before.Trusted, before.Apart, before.DaemonPID
 	}
@@ -95,7 +92,7 @@ func asked(t *testing.T, settings map[string]any, before *nixclient.Client) *nix
 func (s *site) forRun(t *testing.T) {
 	t.Helper()
 	s.Queue, s.HookQueue, s.Hooks = nil, "", nil
-	s.configure(t, map[string]any{"post-build-hook": "", "substituters": []any{}})
+	s.configure(t, map[string]any{"post-build-hook": "", "substituters": []string{}})
 }
 
 // untrusted makes it one of a user whom the daemon does not trust.
@@ -152,7 +149,7 @@ func (s *site) do(t *testing.T, f Finding) {
 			t.Fatalf("not a line of nix.conf: %q", line)
 		}
 		if more, ok := strings.CutPrefix(name, "extra-"); ok {
-			s.configure(t, map[string]any{more: append(slices.Clone(s.settings[more].([]any)), value)})
+			s.configure(t, map[string]any{more: append(slices.Clone(s.settings[more].([]string)), value)})
 			continue
 		}
 		typed := map[string]any{"true": true, "false": false}[value]

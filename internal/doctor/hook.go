@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +39,11 @@ func checkHook(_ context.Context, s *Setup) []Finding {
 	if hook != "" {
 		if f, bad := s.hookFile(hook); bad {
 			return append(findings, f)
+		}
+	}
+	for _, next := range s.Chain[min(1, len(s.Chain)):] {
+		if f, bad := s.hookFile(next); bad {
+			return append(findings, s.nextHook(f, next))
 		}
 	}
 	if s.StaleDaemon != 0 {
@@ -131,12 +135,28 @@ func (s *Setup) layDown(f Finding) Finding {
 	case s.Queue == nil:
 		f.Advice = "remove that post-build-hook from nix.conf, or put the program there"
 		return s.onRestart(f)
-	case len(s.Hooks) > 0:
+	case len(s.Hooks) == 1: // of several the newest may be meant
 		return s.onNixConf(f, "post-build-hook = "+s.Hooks[0])
 	}
-	f.Run = []string{s.init()}
-	f.Advice = "put the line that it prints into nix.conf"
-	return f
+	return s.layDownAnew(f)
+}
+
+// layDownAnew completes a finding that another hook is the end of.
+func (s *Setup) layDownAnew(f Finding, flags ...string) Finding {
+	f.NixConf = nil
+	f.Run = []string{s.init(flags...)}
+	f.Advice = "put the line post-build-hook = … that it prints into nix.conf"
+	return s.onRestart(f)
+}
+
+// nextHook says that a hook that is called after another one can't be.
+func (s *Setup) nextHook(f Finding, next string) Finding {
+	f.What += ", which is called after another one"
+	f.Why = "the hook before it takes its failure for its own, and Nix fails every build"
+	if s.Queue == nil {
+		return f
+	}
+	return s.layDownAnew(f, "--next", "''")
 }
 
 // inStore tells whether a file is in the Nix store.
@@ -162,13 +182,13 @@ func (s *Setup) hookOfQueue(hook string) []Finding {
 		return one(s.layDown(f))
 	case s.HookQueue != "":
 		f.What = fmt.Sprintf("the hook %s is for another queue, %s", hook, s.HookQueue)
-		return one(s.layDown(f))
+		return one(s.layDownAnew(f))
 	case callsLarder(hook):
 		return fine("the hook %s is a script that calls larder-hook", hook)
 	}
 	f.What = fmt.Sprintf("the hook %s is not larder's", hook)
-	f = s.layDown(f)
-	f.Advice = strings.TrimPrefix(f.Advice+"; Nix has one hook: to keep the other one, let a script call both", "; ")
+	f = s.layDownAnew(f)
+	f.Advice += "; larder's hook then calls that one after itself"
 	return one(f)
 }
 
@@ -201,9 +221,8 @@ func callsLarder(hook string) bool {
 	return err == nil && bytes.HasPrefix(text, []byte("#!")) && bytes.Contains(text, []byte("larder-hook"))
 }
 
-// HooksOf returns those of some hooks that can be executed, each once.
-func HooksOf(hooks []string) []string {
-	usable := slices.DeleteFunc(slices.Clone(hooks), func(hook string) bool { return unix.Access(hook, unix.X_OK) != nil })
-	slices.Sort(usable)
-	return slices.Compact(usable)
+// Executable tells whether Nix could execute a file here.
+func Executable(file string) bool {
+	info, err := os.Stat(file)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }

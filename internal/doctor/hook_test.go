@@ -88,11 +88,38 @@ func TestQueueWithoutItsHookIsFound(t *testing.T) {
 			s.finds(t, checkHook, Problem, test.what)
 			s.Queue.Settings.Mode = watchOnly
 			s.isFine(t, checkHook)
+			if name != "none" { // init chains it
+				if f.Run[0] != "larder init --queue "+s.Queue.File {
+					t.Errorf("type %q", f.Run)
+				}
+				return
+			}
 			s.Queue.Settings.Mode = ""
 			s.do(t, f)
 			s.HookQueue = s.Queue.File
 			s.isFine(t, checkHook)
 		})
+	}
+}
+
+// What is called after larder's hook fails builds as that would.
+func TestNextHookThatNobodyCanExecuteIsFound(t *testing.T) {
+	s := newSite(t)
+	s.Chain = append(s.Chain, filepath.Join(s.dir, "none"))
+	f := s.finds(t, checkHook, Problem, "none does not exist, which is called after another one")
+	if !strings.HasPrefix(f.Run[0], "larder init --next ''") {
+		t.Errorf("type %q", f.Run)
+	}
+	must(t, os.WriteFile(s.Chain[1], nil, 0o755))
+	s.isFine(t, checkHook)
+}
+
+func TestOfSeveralHooksInitNamesTheNewest(t *testing.T) {
+	s := newSite(t)
+	s.otherHook(t, "", "")
+	s.Hooks = append(s.Hooks, "/another")
+	if f := s.finds(t, checkHook, Warning, "no post-build-hook"); f.NixConf != nil || !strings.HasPrefix(f.Run[0], "larder init") {
+		t.Errorf("found %s", show([]Finding{f}))
 	}
 }
 

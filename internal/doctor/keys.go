@@ -12,7 +12,7 @@ import (
 )
 
 // checkKeys looks whether Nix believes the signatures of the cache's entries.
-func checkKeys(_ context.Context, s *Setup) []Finding {
+func checkKeys(ctx context.Context, s *Setup) []Finding {
 	if s.Cache == "" || s.Nix == nil {
 		return nil
 	}
@@ -22,16 +22,20 @@ func checkKeys(_ context.Context, s *Setup) []Finding {
 		return findings // told of elsewhere
 	}
 	defer cache.Close()
-	sample, err := cache.Sample(samples)
-	if err != nil {
-		return findings
-	}
-	return append(findings, s.signatures(sample)...)
+	return append(findings, s.signatures(sampleOf(ctx, cache).entries)...)
 }
 
-// ownKeys looks whether Nix knows the keys that sign what comes into the cache.
+// ownKeys looks whether Nix knows the cache's keys.
 func (s *Setup) ownKeys() []Finding {
 	var findings []Finding
+	if s.KeyErr != nil {
+		findings = append(findings, Finding{
+			Severity: Problem,
+			What:     s.KeyErr.Error(),
+			Why:      "nothing is copied without the key that is to sign it",
+			Advice:   "larder init --signing-key-file FILE names another one, and '' none; only who may read it can tell more",
+		})
+	}
 	known := s.Nix.Strings("trusted-public-keys")
 	for _, key := range s.PublicKeys {
 		name, _, _ := strings.Cut(key, ":")
@@ -40,18 +44,18 @@ func (s *Setup) ownKeys() []Finding {
 		case other >= 0:
 			findings = append(findings, s.onNixConf(Finding{
 				Severity: Problem,
-				What:     fmt.Sprintf("Nix knows another key by the name %s than the one that signs", name),
+				What:     fmt.Sprintf("Nix knows another key by the name %s than the cache's", name),
 				Why:      "it knows one key of each name, and takes signatures of others for forged",
 				Advice:   "remove " + known[other] + ", and give keys names of their own",
 			}, "extra-trusted-public-keys = "+key))
 		case slices.Contains(known, key):
-			findings = append(findings, fine("Nix trusts the key %s that signs", name)...)
+			findings = append(findings, fine("Nix trusts the cache's key %s", name)...)
 		case s.Queue == nil && s.Nix.Trusted:
-			findings = append(findings, fine("larder run tells Nix of the key %s", name)...)
+			findings = append(findings, fine("larder run tells Nix of the cache's key %s", name)...)
 		default:
 			findings = append(findings, s.onNixConf(Finding{
 				Severity: Problem,
-				What:     fmt.Sprintf("Nix does not trust the key %s that signs", name),
+				What:     fmt.Sprintf("Nix does not trust the cache's key %s", name),
 				Why:      "entries that only it has signed are not used, but where the cache is named with ?trusted=true",
 			}, "extra-trusted-public-keys = "+key))
 		}
@@ -59,27 +63,17 @@ func (s *Setup) ownKeys() []Finding {
 	return findings
 }
 
-// A tally counts what is to be said of some entries.
-type tally struct {
-	good, unsigned, unknown, invalid int
-	keys                             []string // names, of those that are not known
-	example                          string   // an entry whose signature is invalid
-}
-
 // signatures looks whether signatures can be relied on, and whether Nix does.
-func (s *Setup) signatures(sample []bincache.Sample) []Finding {
-	keys := make(map[string][]signature.PublicKey)
+func (s *Setup) signatures(entries []*bincache.NarInfo) []Finding {
+	var keys []signature.PublicKey
 	for _, text := range s.Nix.Strings("trusted-public-keys") {
 		if key, err := signature.ParsePublicKey(text); err == nil {
-			keys[key.Name] = append(keys[key.Name], key)
+			keys = append(keys, key)
 		}
 	}
 	var t tally
-	for _, sample := range sample {
-		// What has a content address needs no signature.
-		if sample.Info != nil && sample.Info.CA == "" {
-			t.add(sample.Info, keys)
-		}
+	for _, n := range entries {
+		t.add(n, keys)
 	}
 	trusting := s.trusting()
 	switch {
@@ -138,37 +132,29 @@ func (s *Setup) trusting() bool {
 	return !named && len(s.PublicKeys) == 0
 }
 
-// add looks at one entry.
-func (t *tally) add(n *bincache.NarInfo, keys map[string][]signature.PublicKey) {
-	var unknown []string
-	valid, forged := false, false
-	for _, text := range n.Sigs {
-		sig, err := signature.ParseSignature(text)
-		if err != nil {
-			continue
-		}
-		known := keys[sig.Name]
-		if known == nil {
-			unknown = append(unknown, sig.Name)
-			continue
-		}
-		if slices.ContainsFunc(known, func(key signature.PublicKey) bool { return key.Verify(n.Fingerprint(), sig) }) {
-			valid = true
-		} else {
-			forged = true
-		}
-	}
-	switch {
-	case valid:
+// A tally counts what is to be said of some entries.
+type tally struct {
+	good, unsigned, unknown, invalid int
+	keys                             []string // names, of those that are not known
+	example                          string   // a path whose signature is invalid
+}
+
+func (t *tally) add(n *bincache.NarInfo, keys []signature.PublicKey) {
+	switch state := n.SignatureState(keys); {
+	case state == bincache.Valid:
 		t.good++
-	case forged:
+	case state == bincache.Invalid:
 		t.invalid++
 		t.example = n.StorePath
+	case state == bincache.ContentAddressed:
 	case len(n.Sigs) == 0:
 		t.unsigned++
 	default:
 		t.unknown++
-		t.keys = append(t.keys, unknown...)
+		for _, sig := range n.Sigs {
+			name, _, _ := strings.Cut(sig, ":")
+			t.keys = append(t.keys, name)
+		}
 		slices.Sort(t.keys)
 		t.keys = slices.Compact(t.keys)
 	}

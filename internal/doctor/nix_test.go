@@ -124,7 +124,7 @@ func TestSettingsThatKeepNixFromTheCacheAreFound(t *testing.T) {
 	s.cures(t, checkNix, s.finds(t, checkNix, Problem, "substitute = false"))
 
 	machines := filepath.Join(s.dir, "machines")
-	s.configure(t, map[string]any{"max-jobs": 0, "builders": "@" + machines})
+	s.configure(t, map[string]any{"max-jobs": 0.0, "builders": "@" + machines})
 	f := s.finds(t, checkNix, Warning, "max-jobs = 0")
 	must(t, os.WriteFile(machines, []byte("ssh://builder\n"), 0o644))
 	s.isFine(t, checkNix)

@@ -12,10 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// caseHack says whether Nix changes names for file systems that take "a" and "A"
-// for the same. It is the default of Nix's setting use-case-hack, which is not
-// read here.
-const caseHack = runtime.GOOS == "darwin"
+// defaultCaseHack is the default of Nix's setting use-case-hack.
+const defaultCaseHack = runtime.GOOS == "darwin"
 
 // caseHackSuffix starts what Nix appends to a name that differs from another
 // one only by case.

@@ -15,7 +15,9 @@
 //
 // where str(s) is the length of s as a little-endian 64-bit integer, then s,
 // then zeros up to a multiple of 8. Entries are sorted by the bytes of their
-// names. A file is executable if its owner may execute it. Times, owners, other
+// names. (Where Nix's use-case-hack is on, Nix renames a file of which the file system
+// would take the name for that of another one, and the archive has the name that it
+// had before.) A file is executable if its owner may execute it. Times, owners, other
 // permissions and hard links are not part of the format.
 //
 // # Promises
@@ -76,6 +78,11 @@ var errType = errors.New("not a regular file, directory or symlink")
 // A Dumper writes NARs. It keeps its buffers between dumps and is for one
 // goroutine at a time. The zero value is ready to use.
 type Dumper struct {
+	// CaseHack is the setting use-case-hack of the Nix that wrote the files: on file
+	// systems that take "a" and "A" for the same it adds a suffix to one of two such
+	// names, which Dump removes. Nil means Nix's default: on macOS, and nowhere else.
+	CaseHack *bool
+
 	w       io.Writer
 	written int64
 
@@ -214,6 +221,10 @@ func (d *Dumper) directory(ctx context.Context, fd int, depth int) error {
 	entries, err := d.readEntries(fd)
 	if err != nil {
 		return d.fail("read", err)
+	}
+	caseHack := defaultCaseHack
+	if d.CaseHack != nil {
+		caseHack = *d.CaseHack
 	}
 	entries, err = sortEntries(entries, caseHack)
 	if err != nil {

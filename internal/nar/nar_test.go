@@ -29,7 +29,7 @@ func dump(t testing.TB, path string) []byte {
 }
 
 // nixDump returns what Nix makes of path.
-func nixDump(t testing.TB, path string) []byte {
+func nixDump(t testing.TB, path string, options ...string) []byte {
 	t.Helper()
 	if _, err := exec.LookPath("nix-store"); err != nil {
 		if os.Getenv("LARDER_REQUIRE_NIX") == "1" {
@@ -37,7 +37,7 @@ func nixDump(t testing.TB, path string) []byte {
 		}
 		t.Skip(err)
 	}
-	cmd := exec.CommandContext(t.Context(), "nix-store", "--dump", path)
+	cmd := exec.CommandContext(t.Context(), "nix-store", append(options, "--dump", path)...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	nar, err := cmd.Output()

@@ -29,13 +29,6 @@ func System(ctx context.Context) (*Client, error) {
 	return &c, nil
 }
 
-// WithSettings returns a Client without a daemon, whose settings are as nix show-config
-// --json prints them.
-func WithSettings(text []byte) (*Client, error) {
-	settings, err := parseSettings(text)
-	return &Client{Access: Local, Trusted: true, settings: settings}, err
-}
-
 // A Version is one of Nix's, such as 2.8.0. The zero Version is one that is not known.
 type Version struct {
 	Text         string

@@ -68,6 +68,24 @@ type setting struct {
 	Value any `json:"value"`
 }
 
+// New returns a Client with the settings that are given: strings, truths, float64s, or
+// lists of strings. It is for tests.
+func New(settings map[string]any) *Client {
+	c := &Client{Access: Local, Trusted: true, settings: make(map[string]setting)}
+	for name, value := range settings {
+		if list, ok := value.([]string); ok {
+			anys := make([]any, len(list))
+			for i, v := range list {
+				anys[i] = v
+			}
+			value = anys
+		}
+		c.settings[name] = setting{value}
+	}
+	c.Store = c.String("store")
+	return c
+}
+
 // Ask asks Nix. The error wraps [ErrNoNix] if there is none.
 func Ask(ctx context.Context, dirs nixstore.Dirs) (*Client, error) {
 	nix, err := exec.LookPath("nix")
@@ -150,11 +168,8 @@ func showConfig(ctx context.Context, nix string, env ...string) (map[string]sett
 	if err != nil {
 		return nil, err
 	}
-	return parseSettings(out)
-}
-
-func parseSettings(text []byte) (settings map[string]setting, err error) {
-	return settings, json.Unmarshal(text, &settings)
+	var settings map[string]setting
+	return settings, json.Unmarshal(out, &settings)
 }
 
 // A storeInfo is what "nix store info" prints, as far as we need it.

@@ -152,17 +152,20 @@ func (s *Store) Derivers(ctx context.Context, path string) (drvs []string, err e
 	return drvs, nil
 }
 
-// BuildTimes returns how long it took to build those of some paths that were built here,
-// as far as Nix's times tell, which are in seconds: from when the last input was there.
-// What waited for other builds meanwhile seems to have taken longer. Of several outputs
-// of a derivation only one is returned, for all.
-func (s *Store) BuildTimes(ctx context.Context, paths []string) (times map[string]time.Duration, err error) {
+// A BuildTime is when something was built, in whole seconds.
+type BuildTime struct{ Begin, End time.Time }
+
+// BuildTimes returns when those of some paths were built that were built here, as far as
+// Nix's times tell: from when the last input was there. What waited for other builds
+// meanwhile seems to have begun earlier. Of several outputs of a derivation only one is
+// returned, for all.
+func (s *Store) BuildTimes(ctx context.Context, paths []string) (times map[string]BuildTime, err error) {
 	list, err := json.Marshal(append([]string{}, paths...)) // not null
 	if err != nil {
 		return nil, err
 	}
 	err = s.db.read(ctx, func(tx *sql.Tx) error {
-		times = make(map[string]time.Duration)
+		times = make(map[string]BuildTime)
 		rows, err := tx.QueryContext(ctx, buildTimesSQL, sql.Named("paths", string(list)))
 		if err != nil {
 			return err
@@ -170,11 +173,11 @@ func (s *Store) BuildTimes(ctx context.Context, paths []string) (times map[strin
 		defer rows.Close()
 		for rows.Next() {
 			var path string
-			var seconds int64
-			if err := rows.Scan(&path, &seconds); err != nil {
+			var begin, end int64
+			if err := rows.Scan(&path, &begin, &end); err != nil {
 				return err
 			}
-			times[path] = time.Duration(max(0, seconds)) * time.Second
+			times[path] = BuildTime{time.Unix(min(begin, end), 0), time.Unix(end, 0)}
 		}
 		return rows.Err()
 	})

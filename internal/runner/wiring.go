@@ -50,7 +50,8 @@ type Wiring struct {
 	// Notes say, a line each, what is less than wished, and what a person can do.
 	Notes []string
 
-	lines []string
+	// Lines are those of NIX_CONFIG, but for the hook.
+	Lines []string
 }
 
 // Wire returns what a user's Nix can be told.
@@ -103,7 +104,7 @@ func (w *Wiring) substitute(c *nixclient.Client, wish Wish) {
 	}
 }
 
-func (w *Wiring) set(name, value string) { w.lines = append(w.lines, name+" = "+value) }
+func (w *Wiring) set(name, value string) { w.Lines = append(w.Lines, name+" = "+value) }
 
 func (w *Wiring) note(format string, args ...any) {
 	w.Notes = append(w.Notes, fmt.Sprintf(format, args...))
@@ -112,7 +113,7 @@ func (w *Wiring) note(format string, args ...any) {
 // NixConfig returns the value of NIX_CONFIG: what it was, and behind it what Nix is
 // told. hook is where the hook lies.
 func (w *Wiring) NixConfig(before, hook string) string {
-	lines := slices.Clone(w.lines)
+	lines := slices.Clone(w.Lines)
 	if w.Hook {
 		lines = append(lines, "post-build-hook = "+hook)
 	}

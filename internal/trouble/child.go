@@ -44,3 +44,11 @@ func Command(t testing.TB, name string, args ...string) *exec.Cmd {
 	cmd.Stderr = os.Stderr
 	return cmd
 }
+
+// NeedRoot skips the test for other users.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can do this")
+	}
+}

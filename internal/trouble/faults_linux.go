@@ -2,7 +2,6 @@ package trouble
 
 import (
 	"fmt"
-	"os"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -25,14 +24,6 @@ func Tmpfs(t testing.TB, size string) string {
 		}
 	})
 	return dir
-}
-
-// NeedRoot skips the test for other users.
-func NeedRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("only root can do this")
-	}
 }
 
 // BecomeNobody makes this process, a child of root, a user with no rights at all.

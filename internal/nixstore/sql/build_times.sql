@@ -1,5 +1,5 @@
--- build_times.sql: how long builds took, at most: from when the last of their inputs
--- was registered to when they were. It counts for one output of each derivation. (The
+-- build_times.sql: when builds ran, at most: from when the last of their inputs was
+-- registered to when they were. It counts for one output of each derivation. (The
 -- references of a derivation are its inputs.)
 with built as (
         select v.deriver, min(v.path) as path, max(v.registrationTime) as done
@@ -9,13 +9,14 @@ with built as (
          group by v.deriver
      )
 select b.path,
-       b.done - max(d.registrationTime, coalesce((
+       max(d.registrationTime, coalesce((
            select max(i.registrationTime)
              from Refs r
              join ValidPaths x on x.id = r.reference
              left join DerivationOutputs o on o.drv = x.id
              join ValidPaths i on i.path = coalesce(o.path, x.path)
             where r.referrer = d.id
-       ), 0)) as seconds
+       ), 0)) as begin,
+       b.done
   from built b
   join ValidPaths d on d.path = b.deriver;

@@ -1,4 +1,4 @@
-package main
+package hookmain
 
 /*
 #include <poll.h>
@@ -6,6 +6,8 @@ package main
 #include <string.h>
 #include <sys/time.h>
 #include <unistd.h>
+
+#include "begin.h"
 
 // The last words: what to say if the process has to end now. Two, so that a
 // signal never finds one half written.
@@ -37,6 +39,7 @@ static void end(int sig) {
 static void speak_now(void) { said = 1; }
 
 static void end_at(long usec) {
+	tell_chain(usec);
 	struct sigaction sa;
 	memset(&sa, 0, sizeof sa);
 	sa.sa_handler = end;

@@ -1,0 +1,254 @@
+package bincache
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"math"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Run says which entries something that is over has used, such as a CI job. The
+// package comment has the format.
+type Run struct {
+	Name  string     // of its file; RecordRun chooses it
+	Ended time.Time  // to the second
+	Added []RunEntry // what came into the cache
+	Used  []string   // store paths that were there already
+}
+
+// A RunEntry is an entry that a run added.
+type RunEntry struct {
+	Path  string        // store path
+	Build time.Duration // how long its build took, to the millisecond; zero if unknown
+}
+
+const (
+	runVersion = 1
+	runHeader  = "larder-run "
+
+	// maxRun is the largest record that is read: some hundred thousand entries.
+	maxRun = 64 << 20
+
+	runTime  = "2006-01-02T15:04:05Z" // in a record
+	runStamp = "20060102T150405Z"     // at the beginning of its name, to sort by
+)
+
+// RecordRun writes a durable record of a run, and tells whether it did: one that added
+// nothing needs none if what it used is in records that are not older than
+// granularity. Such ages count back from the end of the run.
+func (c *Cache) RecordRun(r Run, granularity time.Duration) (written bool, err error) {
+	if len(r.Added) == 0 && c.covered(r.Used, r.Ended.Add(-granularity)) {
+		return false, nil
+	}
+	if err := c.recordRun(r); err != nil {
+		return false, fmt.Errorf("record run: %w", err)
+	}
+	return true, nil
+}
+
+func (c *Cache) recordRun(r Run) error {
+	for p := range r.Paths() {
+		if err := checkBaseName(path.Base(p)); err != nil {
+			return err
+		}
+	}
+	text := r.format()
+	if _, err := parseRun(text, c.storeDir); err != nil {
+		return err
+	}
+	name := stamp(r.Ended) + "-" + hostName() + "-" + rand.Text()
+	if err := c.writeOnce(path.Join(runsDir, name), string(text)); err != nil {
+		return err
+	}
+	if err := c.SyncDir(runsDir); err != nil {
+		return err
+	}
+	return c.SyncDir(path.Dir(runsDir)) // the first record's directory may be new
+}
+
+// covered tells whether records that ended at some time or later name all of some
+// store paths.
+func (c *Cache) covered(paths []string, since time.Time) bool {
+	since = since.Truncate(time.Second)
+	left := make(map[string]bool, len(paths))
+	for _, p := range paths {
+		left[p] = true
+	}
+	if len(left) == 0 {
+		return true
+	}
+	names, err := c.runNames()
+	if err != nil {
+		return false // (ignored) one record more does no harm
+	}
+	for _, name := range slices.Backward(names) {
+		if name < stamp(since) {
+			return false
+		}
+		r, err := c.readRun(name)
+		if err != nil || r.Ended.Before(since) {
+			continue // (ignored) it covers nothing
+		}
+		for p := range r.Paths() {
+			delete(left, p)
+		}
+		if len(left) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Paths yields all entries that the run used: what it added as well.
+func (r *Run) Paths() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, e := range r.Added {
+			if !yield(e.Path) {
+				return
+			}
+		}
+		for _, p := range r.Used {
+			if !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// Runs yields the records of all runs, oldest first by their names. One that can't be
+// read is an error that names it; what it says is unknown, and the others follow.
+func (c *Cache) Runs() iter.Seq2[Run, error] {
+	return func(yield func(Run, error) bool) {
+		names, err := c.runNames()
+		if err != nil {
+			yield(Run{}, fmt.Errorf("list runs: %w", err))
+			return
+		}
+		for _, name := range names {
+			r, err := c.readRun(name)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // removed meanwhile
+			}
+			if err != nil {
+				err = fmt.Errorf("read %s: %w", path.Join(runsDir, name), err)
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
+}
+
+// runNames returns the names of all records, sorted.
+func (c *Cache) runNames() ([]string, error) {
+	names, err := c.readDir(runsDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // a cache of before, or of Nix
+	}
+	names = slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(name, ".") })
+	slices.Sort(names)
+	return names, err
+}
+
+func (c *Cache) readRun(name string) (Run, error) {
+	text, err := c.readFile(path.Join(runsDir, name), maxRun)
+	if err != nil {
+		return Run{}, err
+	}
+	r, err := parseRun(text, c.storeDir)
+	if err != nil {
+		return Run{}, err
+	}
+	r.Name = name
+	return r, nil
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(runStamp) }
+
+func (r *Run) format() []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s%d\nended %s\n", runHeader, runVersion, r.Ended.UTC().Format(runTime))
+	for _, e := range r.Added {
+		fmt.Fprintf(&b, "added %s", path.Base(e.Path))
+		if ms := e.Build.Milliseconds(); ms > 0 {
+			fmt.Fprintf(&b, " %s", strconv.FormatFloat(float64(ms)/1000, 'f', -1, 64))
+		}
+		b.WriteByte('\n')
+	}
+	for _, p := range r.Used {
+		fmt.Fprintf(&b, "used %s\n", path.Base(p))
+	}
+	b.WriteString("end\n")
+	return b.Bytes()
+}
+
+// parseRun reads a record of paths in a store directory.
+func parseRun(text []byte, storeDir string) (Run, error) {
+	header, rest, _ := strings.Cut(string(text), "\n")
+	digits, ok := strings.CutPrefix(header, runHeader)
+	version, err := strconv.Atoi(digits)
+	if !ok || err != nil || version < 1 {
+		return Run{}, errors.New("it is not the record of a run")
+	}
+	if version > runVersion {
+		return Run{}, fmt.Errorf("version %d is newer than this program's %d", version, runVersion)
+	}
+	// What was cut off may end in a whole line, but not in this one.
+	body, ok := strings.CutSuffix("\n"+rest, "\nend\n")
+	if !ok {
+		return Run{}, errors.New("its end is missing")
+	}
+	var r Run
+	number := 1
+	for line := range strings.SplitSeq(strings.TrimPrefix(body, "\n"), "\n") {
+		number++
+		if err := r.set(line, storeDir); err != nil {
+			return Run{}, fmt.Errorf("line %d: %w", number, err)
+		}
+	}
+	if r.Ended.IsZero() {
+		return Run{}, errors.New("it does not say when the run ended")
+	}
+	return r, nil
+}
+
+func (r *Run) set(line, storeDir string) error {
+	kind, value, _ := strings.Cut(line, " ")
+	switch kind {
+	case "ended":
+		ended, err := time.Parse(runTime, value)
+		r.Ended = ended.Truncate(time.Second)
+		return err
+	case "added":
+		name, seconds, ok := strings.Cut(value, " ")
+		e := RunEntry{Path: storeDir + "/" + name}
+		if ok {
+			var err error
+			if e.Build, err = parseSeconds(seconds); err != nil {
+				return err
+			}
+		}
+		r.Added = append(r.Added, e)
+		return checkBaseName(name)
+	case "used":
+		r.Used = append(r.Used, storeDir+"/"+value)
+		return checkBaseName(value)
+	}
+	return nil // other kinds are of other releases
+}
+
+func parseSeconds(text string) (time.Duration, error) {
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(seconds >= 0 && seconds <= 1e9) {
+		return 0, fmt.Errorf("%q is not a time in seconds", text)
+	}
+	return time.Duration(math.Round(seconds*1000)) * time.Millisecond, nil
+}

@@ -1,0 +1,9 @@
+// is_hook is whether the program was called as the hook.
+extern int is_hook;
+
+// chain returns if there is no next hook to call. If there is one, it returns in a
+// child process, and calls that hook when the child has ended, or hangs.
+void chain(const char *name);
+
+// tell_chain says for how long the child may take from now on.
+void tell_chain(long usec);

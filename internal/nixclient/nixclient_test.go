@@ -1,0 +1,112 @@
+package nixclient
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nix-larder/larder/internal/nixstore"
+	"github.com/nix-larder/larder/internal/nixtest"
+)
+
+// ask asks the host's Nix, whose state is in a directory of the test's.
+func ask(t *testing.T, conf string) *Client {
+	t.Helper()
+	nixtest.Require(t)
+	state := t.TempDir()
+	t.Setenv("NIX_STATE_DIR", state)
+	t.Setenv("NIX_CONF_DIR", t.TempDir())
+	t.Setenv("NIX_USER_CONF_FILES", "")
+	t.Setenv("NIX_CONFIG", conf)
+	c, err := Ask(t.Context(), nixstore.Dirs{Store: filepath.Join(state, "store"), State: state})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestNixTellsItsSettings(t *testing.T) {
+	c := ask(t, "post-build-hook = /some/hook\nsubstituters = file:///a file:///b?trusted=true\nfallback = true")
+	if got := c.String("post-build-hook"); got != "/some/hook" {
+		t.Errorf("hook is %q", got)
+	}
+	if diff := cmp.Diff([]string{"file:///a", "file:///b?trusted=true"}, c.Strings("substituters")); diff != "" {
+		t.Errorf("substituters (-want +got):\n%s", diff)
+	}
+	if !c.Bool("fallback") || c.Bool("keep-going") {
+		t.Error("truths are lies")
+	}
+	if !c.Knows("fallback") || c.Knows("no-such-setting") {
+		t.Error("it does not know what it knows")
+	}
+	if c.Access != Local || !c.Trusted || c.Apart {
+		t.Errorf("access is %+v", c)
+	}
+}
+
+func TestNixRemoteIsSeen(t *testing.T) {
+	for remote, want := range map[string]Access{
+		"": Local, "auto": Local, "local": Local, "daemon": Daemon, "unix:///some/socket": Daemon,
+		"ssh-ng://other": Elsewhere, "/some/root": Elsewhere,
+	} {
+		t.Run(remote, func(t *testing.T) {
+			t.Setenv("NIX_REMOTE", remote)
+			if c := ask(t, ""); c.Access != want {
+				t.Errorf("access is %s by store %q, want %s", c.Access, c.Store, want)
+			}
+		})
+	}
+}
+
+func TestNoNixIsSaid(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	if _, err := Ask(t.Context(), nixstore.DefaultDirs()); !errors.Is(err, ErrNoNix) {
+		t.Errorf("error is %v, want ErrNoNix", err)
+	}
+}
+
+func TestAutoIsWhatNixMakesOfIt(t *testing.T) {
+	dir := t.TempDir()
+	socket := filepath.Join(dir, "socket")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	missing := filepath.Join(dir, "missing")
+	for name, tt := range map[string]struct {
+		state, socket string
+		want          Access
+	}{
+		"state is ours":                 {dir, socket, Local},
+		"state is not, and a daemon is": {missing, socket, Daemon},
+	} {
+		if got := accessOf("auto", tt.socket, nixstore.Dirs{State: tt.state}); got != tt.want {
+			t.Errorf("%s: %s, want %s", name, got, tt.want)
+		}
+	}
+	if got, want := accessOf("auto", missing, nixstore.Dirs{State: missing}), Local; os.Geteuid() == 0 && got != want {
+		t.Errorf("nothing is there: %s, want %s", got, want)
+	}
+	if is, _ := apart(socket); is {
+		t.Error("we are apart from ourselves")
+	}
+}
+
+func TestSubstituterIsComparedLetterByLetter(t *testing.T) {
+	c := New(map[string]any{"substituters": []string{"file:///a"}, "trusted-substituters": []string{"file:///b?trusted=true"}})
+	c.Access, c.Trusted = Daemon, false
+	for url, want := range map[string]bool{"file:///a": true, "file:///b?trusted=true": true, "file:///b": false, "file:///a/": false} {
+		if got := c.MaySubstitute(url); got != want {
+			t.Errorf("%s: %v, want %v", url, got, want)
+		}
+	}
+	c.Trusted = true
+	if !c.MaySubstitute("file:///anything") {
+		t.Error("who is trusted may do anything")
+	}
+}
