@@ -145,6 +145,13 @@ func TestDoctorHasALostHookLaidDownAgain(t *testing.T) {
 		l.does(t, f)
 		l.isFine(t)
 		l.buildOne(t, "built")
+
+		// Who types less gets the same, and not one that calls the one that is gone.
+		l.drain(t)
+		must(t, os.RemoveAll(l.host("/nix/var/nix/gcroots/larder/hooks")))
+		l.collectGarbage(t)
+		l.run(t, "larder", "init")
+		l.isFine(t)
 	})
 }
 
@@ -308,4 +315,54 @@ func TestDoctorHasAStrangerGoWhoKeepsTheWorkerOut(t *testing.T) {
 	l.isFine(t)
 	worker.signal(t, syscall.SIGTERM)
 	worker.wait(t)
+}
+
+func TestDoctorFollowsTheChainOfHooks(t *testing.T) {
+	eachNix(t, func(t *testing.T, n nix) {
+		other, _ := recordingHook(t)
+		m := newMachine(t, n, "post-build-hook = "+other).with(patient)
+		l := &larder{machine: m, cache: filepath.Join(tempDir(t), "cache"), queue: rootsQueue}
+		m.run(t, "larder", "init", "--cache", l.cache, "--next", "")
+		m.configure(t, "extra-substituters = file://"+l.cache+"?trusted=true")
+		f := m.finds(t, "warning", "is not larder's")
+		l.conf = []string{m.lines(t, "sh", "-euc", f.Run[0])[0]}
+		m.configure(t, l.conf...)
+		m.isFine(t)
+
+		must(t, os.Remove(other))
+		if _, _, exit := m.tryRun(t, "nix-build", "--no-out-link", "--expr", oneExpr("fails")); exit == 0 {
+			t.Error("Nix builds without the next hook: that is not as bad as larder doctor says")
+		}
+		l.drain(t)
+		f = m.finds(t, "problem", "which is called after another one")
+		m.configure(t, m.lines(t, "sh", "-euc", f.Run[0])[0])
+		m.isFine(t)
+		m.buildOne(t, "built")
+	})
+}
+
+func TestDoctorFindsAKeyThatNixDoesNotKnow(t *testing.T) {
+	eachNix(t, func(t *testing.T, n nix) {
+		l := newLarder(t, n, "--generate-key", "/root/key", "--key-name", "larder-1")
+		l.isFine(t)
+		path := l.buildOne(t, "built")
+		l.drain(t)
+		l.isFine(t)
+		if len(l.conf) != 3 {
+			t.Fatalf("init prints %q", l.conf)
+		}
+		all := l.conf
+		l.conf = l.conf[2:]
+		l.unconfigure(t)
+		l.conf = all
+		f := l.finds(t, "problem", "does not trust the cache's key larder-1")
+		l.collectGarbage(t)
+		realise := []string{"nix-store", "--realise", "--max-jobs", "0", path}
+		if _, _, exit := l.tryRun(t, realise...); exit == 0 {
+			t.Error("Nix substitutes what it does not trust: that is not as bad as larder doctor says")
+		}
+		l.does(t, f)
+		l.isFine(t)
+		l.run(t, realise...)
+	})
 }

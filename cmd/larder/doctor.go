@@ -111,13 +111,15 @@ func askNix(ctx context.Context, s *doctor.Setup) error {
 	if s.NixErr = cmp.Or(s.NixErr, systemErr, versionErr); s.NixErr != nil {
 		s.Nix, s.System = nil, nil
 	}
-	_, files, err := hookSettings(os.Getenv)
+	// A daemon does not read the user's files.
+	_, files, err := hookSettings(func(name string) string {
+		if name == "NIX_CONF_DIR" {
+			return os.Getenv(name)
+		}
+		return map[string]string{"NIX_USER_CONF_FILES": "/nonexistent"}[name]
+	})
 	if err != nil {
-		return nil // (ignored) root's own files, for example
-	}
-	// A daemon does not read the user's.
-	if len(files) > 1 {
-		files = files[:1]
+		return nil // (ignored) who may not read them hears of it from Nix
 	}
 	s.StaleDaemon, err = staleDaemon(files)
 	return err

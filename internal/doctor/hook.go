@@ -87,10 +87,10 @@ func (s *Setup) hookFile(hook string) (f Finding, bad bool) {
 		if strings.Contains(hook, " ") {
 			f.Why += "; it takes the whole line for the program's name, without arguments"
 		}
-		return s.layDown(f), true
+		return s.layDown(f, "--next", "''"), true
 	case info.IsDir():
 		f.What = fmt.Sprintf("the hook %s is a directory", hook)
-		return s.layDown(f), true
+		return s.layDown(f, "--next", "''"), true
 	case info.Mode()&0o111 == 0, !s.daemon() && errors.Is(unix.Access(hook, unix.X_OK), unix.EACCES) && !noexec(hook):
 		f.What = fmt.Sprintf("the hook %s is not executable for %s", hook, s.builderName())
 		if inStore(s.Dirs.Store, hook) {
@@ -129,8 +129,9 @@ func (s *Setup) builderName() string {
 	return userName()
 }
 
-// layDown completes a finding that a hook that can be executed is the end of.
-func (s *Setup) layDown(f Finding) Finding {
+// layDown completes a finding that a hook that can be executed is the end of. flags are
+// for the larder init that lays it down, if none was.
+func (s *Setup) layDown(f Finding, flags ...string) Finding {
 	switch {
 	case s.Queue == nil:
 		f.Advice = "remove that post-build-hook from nix.conf, or put the program there"
@@ -138,7 +139,7 @@ func (s *Setup) layDown(f Finding) Finding {
 	case len(s.Hooks) == 1: // of several the newest may be meant
 		return s.onNixConf(f, "post-build-hook = "+s.Hooks[0])
 	}
-	return s.layDownAnew(f)
+	return s.layDownAnew(f, flags...)
 }
 
 // layDownAnew completes a finding that another hook is the end of.
