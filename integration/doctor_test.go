@@ -124,6 +124,10 @@ func TestDoctorSaysWhatToDoWhereNothingIs(t *testing.T) {
 	if f := m.finds(t, "problem", "neither a queue nor a cache"); !strings.Contains(f.Advice, "larder init") {
 		t.Errorf("advice is %q", f.Advice)
 	}
+	if out, _, exit := m.tryRun(t, "larder", "doctor", "--queue", "/root/none.db", "--cache", "/root/cache"); exit != 5 ||
+		!strings.HasPrefix(out, "PROBLEM  queue") || !strings.Contains(out, "type:      larder init --queue /root/none.db --cache /root/cache\n") {
+		t.Errorf("exit %d: %s", exit, out)
+	}
 	refusal{2, "unexpected argument", "--help"}.of(t, m, "larder", "doctor", "x")
 	refusal{2, "not on this machine", "file:///"}.of(t, m, "larder", "doctor", "--cache", "s3://x")
 	found := m.with("PATH=/larder/bin").doctor(t, "--cache", "/root/cache")

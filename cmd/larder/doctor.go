@@ -69,16 +69,12 @@ func setupOf(c *cli.Context) (*doctor.Setup, error) {
 		return nil, err
 	}
 	s := &doctor.Setup{Dirs: nixstore.DefaultDirs()}
-	if err := askNix(c.Context, s); err != nil {
-		return nil, err
-	}
+	askNix(c.Context, s)
 	s.Chain = chainOf(configuredHook(s))
 	for _, hook := range s.Chain {
 		s.HookQueue = cmp.Or(s.HookQueue, hookQueue(hook))
 	}
-	if err := findQueue(c, s); err != nil {
-		return nil, err
-	}
+	findQueue(c, s)
 	if s.Queue != nil {
 		s.Hooks = laidDown(s.Dirs, s.Queue.File)
 		if slices.ContainsFunc(s.Chain, func(hook string) bool { return ownHook(hook, s.Queue.File) != "" }) {
@@ -101,7 +97,7 @@ func setupOf(c *cli.Context) (*doctor.Setup, error) {
 }
 
 // askNix asks Nix, by several of its programs at a time.
-func askNix(ctx context.Context, s *doctor.Setup) error {
+func askNix(ctx context.Context, s *doctor.Setup) {
 	var tasks sync.WaitGroup
 	var systemErr, versionErr error
 	tasks.Go(func() { s.Nix, s.NixErr = nixclient.Ask(ctx, s.Dirs) })
@@ -119,10 +115,9 @@ func askNix(ctx context.Context, s *doctor.Setup) error {
 		return map[string]string{"NIX_USER_CONF_FILES": "/nonexistent"}[name]
 	})
 	if err != nil {
-		return nil // (ignored) who may not read them hears of it from Nix
+		return // (ignored) who may not read them hears of it from Nix
 	}
-	s.StaleDaemon, err = staleDaemon(files)
-	return err
+	s.StaleDaemon, _ = staleDaemon(files) // (ignored) not every system tells when a process began
 }
 
 // findKeys finds out whose signatures count, as run and init do.
@@ -162,39 +157,28 @@ func configuredHook(s *doctor.Setup) string {
 
 // findQueue finds the queue that is meant: the one that is named; the user's, if it is
 // there and feeds the cache that is named; or the one that Nix's hook feeds.
-func findQueue(c *cli.Context, s *doctor.Setup) error {
-	file, err := queueFile(c)
+func findQueue(c *cli.Context, s *doctor.Setup) {
 	named := c.String("queue") != ""
-	if err != nil && s.HookQueue == "" {
-		return nil // no home, no queue
-	}
-	standard := ""
-	if err == nil && !named {
-		standard = file
-	}
-	if !named && !isThere(file) && s.HookQueue != "" {
-		file = s.HookQueue
-	}
-	if !named && !isThere(file) && file != s.HookQueue {
-		return nil
-	}
-	if file, err = queue.Resolve(file); err != nil {
-		return orHint(err, hintQueue)
-	}
-	if standard != "" {
-		standard, _ = queue.Resolve(standard) // (ignored) then it is not this one
-	}
-	q := &doctor.Queue{File: file, Default: file == standard}
-	q.Err = lookInto(c.Context, q)
-	// A cache that no queue feeds is that of larder run.
-	if !named && q.Err == nil && c.String("cache") != "" {
-		dir, err := parseCache(c.String("cache"))
-		if err != nil || q.Settings.Cache != bincache.URL(dir) {
-			return err
+	file, err := queueFile(c)
+	standard := err == nil && !named && isThere(file)
+	if !named && !standard {
+		if file = s.HookQueue; file == "" {
+			return
 		}
 	}
+	q := &doctor.Queue{File: file, Default: standard}
+	if name, err := queue.Resolve(file); err != nil {
+		q.Err = err
+	} else {
+		q.File = name
+		q.Err = lookInto(c.Context, q)
+	}
+	// A cache that no queue feeds is that of larder run.
+	cache := c.String("cache")
+	if dir, err := parseCache(cache); !named && q.Err == nil && cache != "" && err == nil && q.Settings.Cache != bincache.URL(dir) {
+		return
+	}
 	s.Queue = q
-	return nil
 }
 
 func isThere(file string) bool {

@@ -166,6 +166,30 @@ func (s *site) do(t *testing.T, f Finding) {
 	}
 }
 
+// of returns what a check finds with such words in it.
+func (s *site) of(t *testing.T, check check, what string) Finding {
+	t.Helper()
+	var all []Finding
+	for _, f := range check(t.Context(), s.Setup) {
+		if strings.Contains(f.What, what) {
+			return f
+		}
+		all = append(all, f)
+	}
+	t.Fatalf("found %s, want something with %q in it", show(all), what)
+	return Finding{}
+}
+
+// not fails the test if a check finds something with such words in it.
+func (s *site) not(t *testing.T, check check, what string) {
+	t.Helper()
+	for _, f := range check(t.Context(), s.Setup) {
+		if strings.Contains(f.What, what) {
+			t.Errorf("found %s", show([]Finding{f}))
+		}
+	}
+}
+
 func show(findings []Finding) string {
 	var b strings.Builder
 	for _, f := range findings {
@@ -174,16 +198,8 @@ func show(findings []Finding) string {
 	return b.String()
 }
 
-// parts are what children do.
-var parts = map[string]func(args []string) error{
-	"nobody": func(args []string) error {
-		if err := trouble.BecomeNobody(); err != nil {
-			return err
-		}
-		return examine(args)
-	},
-	"denied": denied,
-}
+// parts are what children do, where there are any.
+var parts = map[string]func(args []string) error{}
 
 // examine prints what a check finds in a cache that larder run is to use.
 func examine(args []string) error {

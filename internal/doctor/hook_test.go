@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/nix-larder/larder/internal/nixclient"
 	"github.com/nix-larder/larder/internal/trouble"
 )
@@ -37,13 +35,6 @@ func TestHookThatNixCantExecuteIsFound(t *testing.T) {
 			s.HookQueue = s.Queue.File
 			return hook
 		}, "not executable", true},
-		"noexec": {func(t *testing.T, s *site) string {
-			dir := trouble.Tmpfs(t, "1m")
-			must(t, unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_NOEXEC, ""))
-			hook := filepath.Join(dir, "hook")
-			must(t, os.WriteFile(hook, nil, 0o755))
-			return hook
-		}, "noexec", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)

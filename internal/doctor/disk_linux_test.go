@@ -14,6 +14,16 @@ import (
 	"github.com/nix-larder/larder/internal/trouble"
 )
 
+func init() {
+	parts["denied"] = denied
+	parts["nobody"] = func(args []string) error {
+		if err := trouble.BecomeNobody(); err != nil {
+			return err
+		}
+		return examine(args)
+	}
+}
+
 // onDisk moves the cache to a file system of their own.
 func (s *site) onDisk(t *testing.T, size string) (dir string) {
 	t.Helper()
@@ -21,29 +31,6 @@ func (s *site) onDisk(t *testing.T, size string) (dir string) {
 	s.Cache = filepath.Join(dir, "cache")
 	must(t, os.Mkdir(s.Cache, 0o755))
 	return dir
-}
-
-// of returns what a check finds with such words in it.
-func (s *site) of(t *testing.T, check check, what string) Finding {
-	t.Helper()
-	var all []Finding
-	for _, f := range check(t.Context(), s.Setup) {
-		if strings.Contains(f.What, what) {
-			return f
-		}
-		all = append(all, f)
-	}
-	t.Fatalf("found %s, want something with %q in it", show(all), what)
-	return Finding{}
-}
-
-func (s *site) not(t *testing.T, check check, what string) {
-	t.Helper()
-	for _, f := range check(t.Context(), s.Setup) {
-		if strings.Contains(f.What, what) {
-			t.Errorf("found %s", show([]Finding{f}))
-		}
-	}
 }
 
 func TestDiskThatForgetsIsFound(t *testing.T) {
@@ -103,6 +90,16 @@ func TestReadOnlyDiskIsFound(t *testing.T) {
 	}
 	s.do(t, f)
 	s.of(t, checkDisks, "files can be published")
+}
+
+func TestHookOnADiskWithoutProgramsIsFound(t *testing.T) {
+	s := newSite(t)
+	dir := trouble.Tmpfs(t, "1m")
+	must(t, unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_NOEXEC, ""))
+	hook := filepath.Join(dir, "hook")
+	must(t, os.WriteFile(hook, nil, 0o755))
+	s.otherHook(t, hook, s.Queue.File)
+	s.cures(t, checkHook, s.finds(t, checkHook, Problem, "noexec"))
 }
 
 func TestCacheThatWeMayNotWriteIsFound(t *testing.T) {
