@@ -6,14 +6,8 @@ import (
 	"slices"
 	"syscall"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/nix-larder/larder/internal/bincache"
 )
-
-// syncs is how many files are synced at a time: the file system makes one journal
-// commit of many.
-const syncs = 16
 
 // publishAll publishes what is ready until the Writer is closed.
 func (w *Writer) publishAll() {
@@ -106,7 +100,7 @@ func (w *Writer) publish(batch []*entry) error {
 			nars = append(nars, e.dump)
 		}
 	}
-	if err := eachOf(nars, (*dump).sync); err != nil {
+	if err := bincache.EachOf(nars, (*dump).sync); err != nil {
 		return err
 	}
 	for _, d := range nars {
@@ -133,7 +127,7 @@ func (w *Writer) publish(batch []*entry) error {
 			return err
 		}
 	}
-	if err := eachOf(temps, (*bincache.Temp).Sync); err != nil {
+	if err := bincache.EachOf(temps, (*bincache.Temp).Sync); err != nil {
 		return err
 	}
 	for i, e := range batch {
@@ -145,16 +139,6 @@ func (w *Writer) publish(batch []*entry) error {
 		return err
 	}
 	return w.signPublished(batch)
-}
-
-// eachOf does something to all of a batch, several at a time.
-func eachOf[T any](batch []T, do func(T) error) error {
-	var g errgroup.Group
-	g.SetLimit(syncs)
-	for _, x := range batch {
-		g.Go(func() error { return do(x) })
-	}
-	return g.Wait()
 }
 
 // cacheError adds [ErrUnavailable] to an error of the cache that no path is to

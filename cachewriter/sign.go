@@ -54,7 +54,7 @@ func (w *Writer) signPublished(batch []*entry) error {
 	if len(w.keys) == 0 {
 		return nil
 	}
-	return eachOf(batch, func(e *entry) error {
+	return bincache.EachOf(batch, func(e *entry) error {
 		_, err := w.addSignatures(w.ctx, e.dump.narInfo)
 		return err
 	})

@@ -41,6 +41,7 @@ var arrows = map[string][]string{
 	"integration/bench":     nil,
 	"integration/oci":       nil,
 	"integration/typecheck": nil,
+	"internal/cachemerge":   {"internal/bincache"},
 }
 
 // notInHook lists what larder-hook must not be made of, even indirectly.

@@ -104,6 +104,16 @@ func (g gate) reached(t *testing.T) (open func(), reached bool) {
 	}, true
 }
 
+// await waits until somebody waits at the gate.
+func (g gate) await(t *testing.T) (open func()) {
+	t.Helper()
+	eventually(t, "somebody at the gate", func() (reached bool) {
+		open, reached = g.reached(t)
+		return reached
+	})
+	return open
+}
+
 // A hookCall is what Nix told a hook.
 type hookCall struct {
 	uid  string   // of whom it ran as

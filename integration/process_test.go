@@ -22,6 +22,7 @@ type process struct {
 	args           []string
 	cmd            *exec.Cmd
 	stdout, stderr buffer
+	tty            *os.File // if not nil, where it runs in the foreground, instead of those
 
 	done chan struct{} // closed when the process has ended and its output was read
 	err  error         // of cmd.Wait; written before done is closed
@@ -62,7 +63,15 @@ func (m *machine) start(t *testing.T, args ...string) *process {
 	if strings.HasPrefix(filepath.Base(args[0]), "larder") {
 		needBinaries(t)
 	}
-	p := &process{machine: m, args: args, done: make(chan struct{})}
+	p := &process{machine: m, args: args}
+	m.launch(t, p)
+	return p
+}
+
+// launch is start for a process of which more is said.
+func (m *machine) launch(t *testing.T, p *process) {
+	t.Helper()
+	p.done = make(chan struct{})
 	if err := m.inside(p.start); err != nil {
 		t.Fatalf("start %s: %v", m, err)
 	}
@@ -80,7 +89,6 @@ func (m *machine) start(t *testing.T, args ...string) *process {
 			t.Logf("was still running: %v", p)
 		}
 	})
-	return p
 }
 
 // start is called inside the machine.
@@ -101,6 +109,10 @@ func (p *process) start() error {
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid:    true, // as in a shell; then signals for its group don't reach the test
 		Credential: &syscall.Credential{Uid: p.machine.user.uid, Gid: p.machine.user.gid},
+	}
+	if p.tty != nil {
+		p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = p.tty, p.tty, p.tty
+		p.cmd.SysProcAttr.Setpgid, p.cmd.SysProcAttr.Setsid, p.cmd.SysProcAttr.Setctty = false, true, true
 	}
 	return p.cmd.Start()
 }

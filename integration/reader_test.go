@@ -67,7 +67,7 @@ func TestReaderNeedsNoRightToWrite(t *testing.T) {
 
 func cannotWrite(t *testing.T, m *machine, cache string) {
 	t.Helper()
-	for _, dir := range []string{"", "nar", "log", "realisations", "build-trace-v2", ".larder/tmp"} {
+	for _, dir := range []string{"", "nar", "log", "realisations", "build-trace-v2", ".larder/tmp", ".larder/runs"} {
 		if _, _, exit := m.tryRun(t, "test", "-r", filepath.Join(cache, dir), "-a", "-x", filepath.Join(cache, dir)); exit != 0 {
 			t.Errorf("%s can't read %s", m, dir)
 		}
@@ -96,7 +96,7 @@ func TestModeAndGroupOfACacheAreKeptByWhateverIsAdded(t *testing.T) {
 			t.Errorf("%s is %q, want mode 660 of group alice", name, got)
 		}
 	}
-	for _, name := range []string{"", "nar", "log", "realisations", "build-trace-v2", ".larder", ".larder/tmp"} {
+	for _, name := range []string{"", "nar", "log", "realisations", "build-trace-v2", ".larder", ".larder/tmp", ".larder/runs"} {
 		if got := l.run(t, "stat", "--format", "%a %G", filepath.Join(l.cache, name)); got != "2770 alice" {
 			t.Errorf("%s is %q, want mode 2770 of group alice", name, got)
 		}

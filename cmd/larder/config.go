@@ -35,6 +35,13 @@ func workersFlag() cli.Flag {
 	return &cli.IntFlag{Name: "workers", EnvVars: []string{"LARDER_WORKERS"}, DefaultText: "one per core", Usage: "how many paths to compress at a time"}
 }
 
+func checkWorkers(c *cli.Context) error {
+	if n := c.Int("workers"); n < 0 {
+		return usageError(fmt.Sprintf("--workers is %d", n), "at least 1, or leave it out")
+	}
+	return nil
+}
+
 func jsonFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "json", Usage: "print the result as JSON"}
 }

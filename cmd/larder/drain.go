@@ -151,7 +151,7 @@ func drainHere(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Sett
 	// What is in hand at the deadline goes back: a deadline is when people want
 	// the end, not the beginning of it.
 	cfg.StopTimeout = time.Millisecond
-	done := showProgress(c, t.writer)
+	done := showProgress(c, t.progress)
 	defer done()
 	return worker.Drain(ctx, cfg)
 }

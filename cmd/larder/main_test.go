@@ -26,6 +26,18 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 		"init --cache DIR --compression xz",
 		"init --cache s3://bucket",
 		"uninstall everything",
+		"list everything",
+		"list --cache DIR --long --json",
+		"list --cache DIR --key --json",
+		"list --cache DIR --trusted-public-key nonsense",
+		"list --cache DIR --trusted-public-key key:QUFB",
+		"list --cache s3://bucket",
+		"merge",
+		"merge DIR",
+		"merge --cache DIR",
+		"merge --cache DIR DIR", // itself
+		"merge --cache DIR s3://bucket",
+		"merge --cache DIR other --json",
 	} {
 		var stdout, stderr bytes.Buffer
 		args := strings.Fields(strings.ReplaceAll("larder "+args, "DIR", t.TempDir()))
@@ -43,7 +55,7 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 }
 
 func TestEveryCommandHasHelp(t *testing.T) {
-	for _, command := range []string{"init", "uninstall", "daemon", "push", "drain", "status", "retry"} {
+	for _, command := range []string{"init", "uninstall", "daemon", "push", "drain", "status", "retry", "list", "merge", "run", "start", "stop", "sync", "explain"} {
 		var stdout, stderr bytes.Buffer
 		code := run(t.Context(), []string{"larder", command, "--help"}, strings.NewReader(""), &stdout, &stderr)
 		if code != 0 || !strings.Contains(stdout.String(), "larder "+command+" - ") {

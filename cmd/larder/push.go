@@ -63,7 +63,7 @@ func push(c *cli.Context) error {
 	}
 	defer t.close()
 
-	done := showProgress(c, t.writer)
+	done := showProgress(c, t.progress)
 	result, err := t.writer.Copy(c.Context, paths...)
 	done()
 	if err != nil {

@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -53,28 +52,25 @@ func runAround(c *cli.Context) error {
 	if len(argv) == 0 {
 		return usageError("no command is named", "larder run --cache DIR -- nix build")
 	}
+	child := runner.NewChild(argv)
+	defer child.Close()
 	if outer := outerSession(c); outer != "" {
 		fmt.Fprintf(c.App.ErrWriter, "larder: part of a run of the same cache, which sees to it\n")
-		return plainly(c, argv)
+		return plainly(child)
 	}
 	s, err := openedSession(c)
 	switch {
-	case c.Context.Err() != nil:
-		if s != nil {
-			s.remove()
-		}
-		return codeError(128 + int(syscall.SIGINT)) // before there was a command to end
+	case err != nil && c.Context.Err() != nil, err == nil && s == nil:
+		return plainly(child) // which has heard of a signal, too
 	case err != nil:
 		return err
-	case s == nil:
-		return plainly(c, argv)
 	}
 	defer s.remove()
 	s.introduce()
 	if s.queue == nil { // --read-only
-		return runChild(argv, s.environ(), func(child *runner.Child, code int) error { return codeError(code) })
+		return runChild(child, s.environ(), codeError)
 	}
-	return s.around(argv)
+	return s.around(child)
 }
 
 // openedSession returns a session for a command: with all that was asked for, or else
@@ -82,7 +78,7 @@ func runAround(c *cli.Context) error {
 func openedSession(c *cli.Context) (*session, error) {
 	s, err := newSession(c, !c.Bool("read-only"), sessionLog(c))
 	var usage *exitCoder
-	if err == nil || errors.As(err, &usage) || c.Bool("strict") {
+	if err == nil || errors.As(err, &usage) || c.Bool("strict") || c.Context.Err() != nil {
 		return s, err
 	}
 	if !c.Bool("read-only") {
@@ -118,23 +114,18 @@ func outerSession(c *cli.Context) string {
 }
 
 // plainly runs the command as if we were not there.
-func plainly(c *cli.Context, argv []string) error {
-	return runChild(argv, os.Environ(), func(child *runner.Child, code int) error { return codeError(code) })
-}
+func plainly(child *runner.Child) error { return runChild(child, os.Environ(), codeError) }
 
-// runChild runs a command, and calls after with its exit code while signals still do
-// not end us.
-func runChild(argv, env []string, after func(child *runner.Child, code int) error) error {
-	child, code, err := runner.StartChild(argv, env)
-	if err != nil {
-		var cause *fs.PathError // which says fork/exec
-		if errors.As(err, &cause) {
-			err = cause.Err
-		}
-		return &exitCoder{code, fmt.Errorf("run %s: %v", argv[0], err)}
+// runChild runs a command, and calls after with its exit code.
+func runChild(child *runner.Child, env []string, after func(code int) error) error {
+	code, err := child.Start(env)
+	if errors.Is(err, runner.ErrInterrupted) {
+		return codeError(code)
 	}
-	defer child.Close()
-	return after(child, child.Wait())
+	if err != nil {
+		return &exitCoder{code, err}
+	}
+	return after(child.Wait())
 }
 
 // codeError returns what makes us exit with a command's code, without a word.
@@ -146,54 +137,54 @@ func codeError(code int) error {
 }
 
 // around runs the command, and copies what comes into the store meanwhile.
-func (s *session) around(argv []string) error {
+func (s *session) around(child *runner.Child) error {
 	finish, hurry := make(chan struct{}), make(chan struct{})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.cli.Context))
 	defer cancel()
 	working := make(chan error, 1)
-	go func() { working <- s.work(ctx, finish, hurry) }()
-	err := runChild(argv, s.environ(), func(child *runner.Child, code int) error {
+	go func() {
+		defer close(working)
+		working <- s.work(ctx, finish, hurry)
+	}()
+	err := runChild(child, s.environ(), func(code int) error {
 		ended := time.Now()
-		var left time.Duration
-		if interrupted := child.Interrupted; ended.Sub(interrupted) < 2*stopTimeout {
+		left, interrupted := s.cli.Duration("deadline"), ended.Sub(child.Interrupted) < 2*stopTimeout
+		if interrupted {
 			// Somebody wants the end: nothing new is begun.
-			left = stopTimeout - ended.Sub(interrupted)
+			left = stopTimeout - ended.Sub(child.Interrupted)
 			cancel()
 		} else {
-			left = s.cli.Duration("deadline")
 			close(finish)
 		}
-		workErr := waitForWork(working, left, child.Signals(), cancel, hurry)
+		workErr := waitForWork(working, left, interrupted, child.Signals(), cancel, hurry)
 		return s.conclude(&code, time.Since(ended), workErr)
 	})
 	cancel()
+	for range working { // if there was no command to wait for
+	}
 	return err
 }
 
 // waitForWork waits for the end of the work. When time is up, what is in hand goes
 // back; a signal ends it as it does while the command runs, and a second one at once.
-func waitForWork(working <-chan error, left time.Duration, signals <-chan os.Signal, cancel func(), hurry chan struct{}) error {
+// interrupted says that there was one already.
+func waitForWork(working <-chan error, left time.Duration, interrupted bool, signals <-chan os.Signal, cancel func(), hurry chan struct{}) error {
 	deadline := time.NewTimer(left)
 	defer deadline.Stop()
-	var once, twice bool
+	closeHurry := sync.OnceFunc(func() { close(hurry) })
 	for {
 		select {
 		case err := <-working:
 			return err
 		case <-deadline.C:
 			cancel()
-			if !twice {
-				twice = true
-				close(hurry)
-			}
+			closeHurry()
 		case <-signals:
 			cancel()
-			if once && !twice {
-				twice = true
-				close(hurry)
-			}
-			if !once {
-				once = true
+			if interrupted {
+				closeHurry()
+			} else {
+				interrupted = true
 				deadline.Reset(stopTimeout)
 			}
 		}

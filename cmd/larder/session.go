@@ -97,6 +97,9 @@ func newSession(c *cli.Context, keep bool, log *slog.Logger) (_ *session, err er
 // is signed, or, where there is no key, whatever is in the directory.
 func (s *session) wish(dirs nixstore.Dirs, cacheDir string) (runner.Wish, error) {
 	var w runner.Wish
+	if err := checkWorkers(s.cli); err != nil {
+		return w, err
+	}
 	s.settings = queue.Settings{Cache: bincache.URL(cacheDir)}
 	compression, err := parseCompression(s.cli, s.settings)
 	if err != nil {

@@ -79,7 +79,7 @@ func stop(c *cli.Context) error {
 	close(finish)
 	working := make(chan error, 1)
 	go func() { working <- s.work(ctx, finish, hurry) }()
-	err = waitForWork(working, c.Duration("deadline")-time.Since(begin), signals, cancel, hurry)
+	err = waitForWork(working, c.Duration("deadline")-time.Since(begin), false, signals, cancel, hurry)
 	return s.conclude(nil, time.Since(begin), err)
 }
 

@@ -225,8 +225,8 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 	if err != nil {
 		return nil, err
 	}
-	if c.Int("workers") < 0 {
-		return nil, usageError(fmt.Sprintf("--workers is %d", c.Int("workers")), "at least 1, or leave it out")
+	if err := checkWorkers(c); err != nil {
+		return nil, err
 	}
 	v, err := newView(s, func(storeDir string) (*bincache.Cache, error) {
 		return openCache(url, c.String("cache") != "", storeDir)
@@ -276,6 +276,12 @@ func observer(tell func(runner.Event)) func(reg nixstore.Registration, unwanted 
 		}
 		tell(runner.Event{Kind: runner.Registered, Path: reg.Path, Class: class, Present: present, Reason: unwanted, NarBytes: reg.NarSize})
 	}
+}
+
+// progress tells how far the writer is.
+func (t *target) progress() progress {
+	p := t.writer.Progress()
+	return progress{done: p.Done, total: p.Paths, read: p.Read, bytes: p.NarBytes, current: p.Current}
 }
 
 // copyJob is a worker's Copy.

@@ -14,7 +14,6 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
-	"github.com/nix-larder/larder/cachewriter"
 	"github.com/nix-larder/larder/internal/nixstore"
 )
 
@@ -29,9 +28,16 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// showProgress shows how far a writer is until done is called: as a bar on a
+// A progress is how far a command is with store paths.
+type progress struct {
+	done, total int
+	read, bytes int64  // how much of how much; 0 if nobody knows how much there will be
+	current     string // the store path that takes the time, or ""
+}
+
+// showProgress shows how far a command is until done is called: as a bar on a
 // terminal, as a line now and then elsewhere.
-func showProgress(c *cli.Context, w *cachewriter.Writer) (done func()) {
+func showProgress(c *cli.Context, now func() progress) (done func()) {
 	if c.Bool("quiet") {
 		return func() {}
 	}
@@ -47,7 +53,7 @@ func showProgress(c *cli.Context, w *cachewriter.Writer) (done func()) {
 		for {
 			select {
 			case <-tick.C:
-				show(w.Progress())
+				show(now())
 			case <-stop:
 				return
 			}
@@ -62,29 +68,38 @@ func showProgress(c *cli.Context, w *cachewriter.Writer) (done func()) {
 	}
 }
 
-func showLine(w io.Writer) func(cachewriter.Progress) {
-	return func(p cachewriter.Progress) {
-		fmt.Fprintf(w, "larder: %d of %d paths, %s of %s\n", p.Done, p.Paths, humanize.IBytes(uint64(p.Read)), humanize.IBytes(uint64(p.NarBytes)))
+func showLine(w io.Writer) func(progress) {
+	return func(p progress) {
+		of := ""
+		if p.bytes > 0 {
+			of = " of " + humanize.IBytes(uint64(p.bytes))
+		}
+		fmt.Fprintf(w, "larder: %d of %d paths, %s%s\n", p.done, p.total, humanize.IBytes(uint64(p.read)), of)
 	}
 }
 
 // showBar shows bytes and their speed in a bar, and in front of it how many paths, and
-// which one takes the time.
-func showBar(w io.Writer) func(cachewriter.Progress) {
+// which one takes the time. Where nobody knows how many bytes there will be, the bar is
+// one of paths.
+func showBar(w io.Writer) func(progress) {
 	bar := progressbar.NewOptions64(0, progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(true),
 		progressbar.OptionUseIECUnits(true), progressbar.OptionSetWidth(20), progressbar.OptionClearOnFinish())
-	return func(p cachewriter.Progress) {
+	return func(p progress) {
 		name := ""
-		if p.Current != "" {
-			name = " " + nixstore.Name(p.Current)
+		if p.current != "" {
+			name = " " + nixstore.Name(p.current)
 		}
 		const width = 24 // the line should fit
 		if len(name) > width {
 			name = name[:width-1] + "…"
 		}
-		bar.Describe(fmt.Sprintf("%d/%d%-*s", p.Done, p.Paths, width, name))
-		bar.ChangeMax64(max(1, p.NarBytes))
-		_ = bar.Set64(min(p.Read, max(0, p.NarBytes-1))) // (ignored) a bar is no reason to stop; a full one would be the end of it
+		at, end := p.read, p.bytes
+		if end == 0 {
+			at, end = int64(p.done), int64(p.total)
+		}
+		bar.Describe(fmt.Sprintf("%d/%d%-*s", p.done, p.total, width, name))
+		bar.ChangeMax64(max(1, end))
+		_ = bar.Set64(min(at, max(0, end-1))) // (ignored) a bar is no reason to stop; a full one would be the end of it
 	}
 }
 

@@ -21,6 +21,10 @@ const (
 	// stopTimeout is how long a session may finish what is in hand after it was told
 	// to end. Providers kill after ten seconds.
 	stopTimeout = 5 * time.Second
+
+	// lookTimeout is how long a session that was told to end may still look what has
+	// come into the store. A moment does, unless Nix's database is locked.
+	lookTimeout = time.Second
 )
 
 // work copies what comes into the store until ctx ends, or, once finish is closed, until
@@ -65,11 +69,17 @@ func (s *session) work(ctx context.Context, finish, hurry <-chan struct{}) error
 		defer close(looked)
 		watching <- watchUntil(ctx, watch, finish, func() {
 			t.writer.Foreground()
-			done = showProgress(s.cli, t.writer)
+			done = showProgress(s.cli, t.progress)
 		})
 	}()
 	err = worker.Run(ctx, cfg)
-	return errors.Join(err, <-watching)
+	err = errors.Join(err, <-watching)
+	// What a killed job left unfinished is new again when a provider has restored it. If
+	// it is older than we are, and nobody's, it is not of somebody who just began.
+	if sweepErr := t.cache.SweepTemp(min(sweepAge, time.Since(s.begin))); sweepErr != nil {
+		s.log.Warn("unfinished files could not be swept", "err", sweepErr)
+	}
+	return err
 }
 
 // idleEnd is how long start's worker waits for something to do.
@@ -81,7 +91,9 @@ func (s *session) forgotten() bool {
 	return err != nil || time.Since(info.ModTime()) > idleEnd
 }
 
-// watchUntil watches until finish is closed, and then looks for the last time.
+// watchUntil watches until finish is closed, and then looks for the last time. If ctx
+// ends before, it looks all the same, for as long as lookTimeout: what is left over has
+// to be known.
 func watchUntil(ctx context.Context, c watcher.Config, finish <-chan struct{}, finishing func()) error {
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
@@ -92,10 +104,16 @@ func watchUntil(ctx context.Context, c watcher.Config, finish <-chan struct{}, f
 		case <-watching.Done():
 		}
 	}()
-	if err := watcher.Run(watching, c); ctx.Err() != nil || !errors.Is(err, context.Canceled) {
+	err := watcher.Run(watching, c)
+	if finish == nil || !errors.Is(err, context.Canceled) {
 		return err
 	}
-	finishing()
-	_, err := watcher.Look(ctx, c)
+	if ctx.Err() == nil {
+		finishing()
+	}
+	looking, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(lookTimeout, cancel) })()
+	_, err = watcher.Look(looking, c)
 	return err
 }

@@ -60,7 +60,10 @@ var (
 )
 
 const (
-	infoFile = "nix-cache-info"
+	infoFile      = "nix-cache-info"
+	narInfoEnding = ".narinfo"
+	hashLen       = 32 // of the first part of a store path
+
 	tmpDir   = ".larder/tmp"
 	runsDir  = ".larder/runs"
 	lockFile = ".larder/lock"
@@ -371,8 +374,10 @@ func ignoreExist(err error) error {
 }
 
 // narInfoName returns the file that describes a store path.
-func narInfoName(storePath string) string {
-	base := filepath.Base(storePath)
-	hash, _, _ := strings.Cut(base, "-")
-	return hash + ".narinfo"
+func narInfoName(storePath string) string { return HashPart(storePath) + narInfoEnding }
+
+// HashPart returns the first part of a store path's name.
+func HashPart(storePath string) string {
+	hash, _, _ := strings.Cut(filepath.Base(storePath), "-")
+	return hash
 }

@@ -50,11 +50,11 @@ func (c *Cache) Named(ctx context.Context, name string) ([]string, error) {
 	return found, nil
 }
 
-func isNarInfo(name string) bool { return strings.HasSuffix(name, ".narinfo") }
+func isNarInfo(name string) bool { return strings.HasSuffix(name, narInfoEnding) }
 
 // readEntry returns the entry whose narinfo has this name.
 func (c *Cache) readEntry(name string) (*NarInfo, error) {
-	n, err := c.readNarInfo(name)
+	n, _, err := c.readNarInfo(name)
 	if err == nil && (narInfoName(n.StorePath) != name || path.Dir(n.StorePath) != c.storeDir) {
 		err = fmt.Errorf("%w: it is for %s", ErrDamaged, n.StorePath)
 	}

@@ -20,7 +20,7 @@ var ErrDamaged = errors.New("entry is damaged")
 // Entry returns the entry of a store path. The error wraps [fs.ErrNotExist] if
 // there is none, and [ErrDamaged] if clients can't use it.
 func (c *Cache) Entry(storePath string) (*NarInfo, error) {
-	n, err := c.readNarInfo(narInfoName(storePath))
+	n, _, err := c.readNarInfo(narInfoName(storePath))
 	if err != nil {
 		return nil, err
 	}
@@ -39,6 +39,8 @@ func (c *Cache) checkNar(n *NarInfo) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.EINVAL):
 		return fmt.Errorf("%w: %s is missing", ErrDamaged, n.URL)
+	case leadsOut(err), errors.Is(err, syscall.ELOOP):
+		return fmt.Errorf("%w: %s is a link that leads out of the cache", ErrDamaged, n.URL)
 	case err != nil:
 		return err
 	case !info.Mode().IsRegular():
@@ -51,21 +53,25 @@ func (c *Cache) checkNar(n *NarInfo) error {
 	return nil
 }
 
-func (c *Cache) readNarInfo(name string) (*NarInfo, error) {
+// leadsOut tells whether an error is not the system's, but os.Root's, which does not
+// follow links out of the cache.
+func leadsOut(err error) bool { return err != nil && !errors.As(err, new(syscall.Errno)) }
+
+func (c *Cache) readNarInfo(name string) (*NarInfo, []byte, error) {
 	text, err := c.readFile(name, maxNarInfo)
 	if errors.Is(err, fs.ErrPermission) {
 		// If nothing in the cache can be read, it can't be written either, and that
 		// is what will be said. This one alone is of no use to anybody.
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	n, err := ParseNarInfo(text)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	return n, nil
+	return n, text, nil
 }
 
 // readFile returns what is in a file, as far as limit.
@@ -136,11 +142,16 @@ func (c *Cache) PublishNarInfo(ctx context.Context, t *Temp, storePath string) e
 
 // TempNarInfo writes a narinfo into an unfinished file.
 func (c *Cache) TempNarInfo(n *NarInfo) (*Temp, error) {
+	return c.TempText(n.Format())
+}
+
+// TempText writes a text into an unfinished file.
+func (c *Cache) TempText(text []byte) (*Temp, error) {
 	t, err := c.CreateTemp()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := t.Write(n.Format()); err != nil {
+	if _, err := t.Write(text); err != nil {
 		t.Discard()
 		return nil, err
 	}

@@ -23,10 +23,13 @@ var damages = map[string]func(narInfo, nar string) error{
 	"URL is too long": func(narInfo, _ string) error {
 		return replace(narInfo, "nar/", "nar/"+strings.Repeat("x", 300))
 	},
-	"NAR is missing":     func(_, nar string) error { return os.Remove(nar) },
-	"NAR is empty":       func(_, nar string) error { return os.Truncate(nar, 0) },
-	"NAR is cut off":     func(_, nar string) error { return os.Truncate(nar, 3) },
-	"NAR is too long":    func(_, nar string) error { return os.Truncate(nar, 300) },
+	"NAR is missing":  func(_, nar string) error { return os.Remove(nar) },
+	"NAR is empty":    func(_, nar string) error { return os.Truncate(nar, 0) },
+	"NAR is cut off":  func(_, nar string) error { return os.Truncate(nar, 3) },
+	"NAR is too long": func(_, nar string) error { return os.Truncate(nar, 300) },
+	"NAR is elsewhere": func(_, nar string) error {
+		return errors.Join(os.Remove(nar), os.Symlink("/etc/hostname", nar))
+	},
 	"NAR is a directory": func(_, nar string) error { return errors.Join(os.Remove(nar), os.Mkdir(nar, 0o755)) },
 }
 
@@ -55,7 +58,7 @@ func TestDamagedEntryIsFoundAndReplaced(t *testing.T) {
 			if _, err := c.Entry(hello); !errors.Is(err, ErrDamaged) {
 				t.Fatalf("error is %v, want ErrDamaged", err)
 			}
-			if info, err := os.Stat(nar); err == nil && info.IsDir() {
+			if info, err := os.Lstat(nar); err == nil && !info.Mode().IsRegular() {
 				must(t, os.Remove(nar)) // a person's mistake, and a person's to mend
 			}
 			publish(t, c, hello, "hello")

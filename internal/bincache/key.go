@@ -65,10 +65,12 @@ func (c *Cache) keyFiles(dir string) (names []string, err error) {
 	return names, err
 }
 
+// byContents matches the files whose contents count.
+var byContents = regexp.MustCompile(`\.narinfo$|^realisations/|^build-trace-v2/|^\.larder/pins/`)
+
 // keyOf returns what a file contributes to the key. A name has no NUL in it.
 func (c *Cache) keyOf(name string) (string, error) {
-	dir, _, _ := strings.Cut(strings.TrimPrefix(name, ".larder/"), "/")
-	if !isNarInfo(name) && dir != "realisations" && dir != "build-trace-v2" && dir != "pins" {
+	if !byContents.MatchString(name) {
 		info, err := c.root.Lstat(name)
 		if err != nil {
 			return "", err

@@ -24,7 +24,7 @@ type Temp struct {
 // CreateTemp makes an unfinished file. Its name is unique among the hosts and
 // processes that share the cache.
 func (c *Cache) CreateTemp() (*Temp, error) {
-	name := path.Join(tmpDir, fmt.Sprintf("%s-%d-%s", hostName(), os.Getpid(), rand.Text()))
+	name := tempName()
 	f, err := c.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
@@ -38,6 +38,10 @@ func (c *Cache) CreateTemp() (*Temp, error) {
 		return nil, err
 	}
 	return t, nil
+}
+
+func tempName() string {
+	return path.Join(tmpDir, fmt.Sprintf("%s-%d-%s", hostName(), os.Getpid(), rand.Text()))
 }
 
 // hostName returns this machine's name, for a file's.

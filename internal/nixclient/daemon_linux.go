@@ -4,13 +4,16 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // apart tells whether whoever listens on a socket is known to be in another mount
-// namespace, and which process that is. The kernel says so: 0 for one that can't be
-// seen from here. Only root may compare the namespaces of others.
+// namespace, and which process that is. The kernel says so: 0 for one that can't be seen
+// from here. Only root may look which namespace it has, but everybody what is mounted in
+// that.
 func apart(socket string) (apart bool, pid int) {
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
@@ -29,10 +32,21 @@ func apart(socket string) (apart bool, pid int) {
 		return true, 0
 	}
 	pid = int(peer.Pid)
-	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	theirs, err := mounts(fmt.Sprint(pid))
 	if err != nil {
 		return false, pid
 	}
-	ours, err := os.Readlink("/proc/self/ns/mnt")
-	return err == nil && ours != theirs, pid
+	ours, err := mounts("self")
+	return err == nil && !slices.ContainsFunc(ours, func(id string) bool { return slices.Contains(theirs, id) }), pid
+}
+
+// mounts returns the IDs of what is mounted for a process. Another namespace has other
+// ones, even of what is mounted in both.
+func mounts(pid string) (ids []string, err error) {
+	text, err := os.ReadFile("/proc/" + pid + "/mountinfo")
+	for line := range strings.Lines(string(text)) {
+		id, _, _ := strings.Cut(line, " ")
+		ids = append(ids, id)
+	}
+	return ids, err
 }

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -29,21 +30,46 @@ type Child struct {
 	Interrupted time.Time
 }
 
-// StartChild starts a command. If that can't be done it returns an error, and the exit
-// code that says so. From here on signals that ask to end do not end us, until Close.
-func StartChild(argv, env []string) (c *Child, code int, err error) {
-	c = &Child{cmd: exec.Command(argv[0], argv[1:]...), signals: make(chan os.Signal, 16), ended: make(chan struct{})}
-	c.cmd.Env = env
+// ErrInterrupted says that a command was not started, since somebody wants the end.
+var ErrInterrupted = errors.New("interrupted")
+
+// NewChild returns a command that is not started yet. From here on signals that ask to
+// end do not end us, until Close.
+func NewChild(argv []string) *Child {
+	c := &Child{cmd: exec.Command(argv[0], argv[1:]...), signals: make(chan os.Signal, 16), ended: make(chan struct{})}
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	signal.Notify(c.signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
-	if err := c.cmd.Start(); err != nil {
-		c.Close()
-		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-			return nil, exitNotFound, err
+	return c
+}
+
+// Start starts the command, unless a signal came since NewChild that asks to end: then
+// the error is [ErrInterrupted]. Whatever the error, the exit code says so.
+func (c *Child) Start(env []string) (code int, err error) {
+	for len(c.signals) > 0 {
+		if s := (<-c.signals).(syscall.Signal); asksToEnd(s) {
+			return exitSignal + int(s), ErrInterrupted
 		}
-		return nil, exitNotExecutable, err
 	}
-	return c, 0, nil
+	c.cmd.Env = env
+	err = c.cmd.Start()
+	switch {
+	case err == nil:
+		return 0, nil
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		code = exitNotFound
+	default:
+		code = exitNotExecutable
+	}
+	var cause *fs.PathError // which says fork/exec
+	if errors.As(err, &cause) {
+		err = cause.Err
+	}
+	// (Not %w: it is nothing of ours to which access is denied, or that is missing.)
+	return code, fmt.Errorf("run %s: %v", c.cmd.Args[0], err)
+}
+
+func asksToEnd(s syscall.Signal) bool {
+	return s == syscall.SIGINT || s == syscall.SIGTERM || s == syscall.SIGQUIT || s == syscall.SIGHUP
 }
 
 // Wait waits for the command's end, passes signals on until then, and returns its exit
@@ -58,6 +84,7 @@ func (c *Child) Wait() int {
 		case s := <-c.signals:
 			c.pass(s.(syscall.Signal))
 		case <-c.ended:
+			signal.Ignore(syscall.SIGUSR1, syscall.SIGUSR2) // they mean nothing to us
 			return exitCode(c.cmd.ProcessState)
 		}
 	}
@@ -65,14 +92,10 @@ func (c *Child) Wait() int {
 
 // pass passes a signal on, unless the terminal has sent it to all of us.
 func (c *Child) pass(s syscall.Signal) {
-	fromTerminal := false
-	switch s {
-	case syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP:
-		fromTerminal = inForeground()
-		fallthrough
-	case syscall.SIGTERM:
+	if asksToEnd(s) {
 		c.Interrupted = time.Now()
 	}
+	fromTerminal := asksToEnd(s) && s != syscall.SIGTERM && inForeground()
 	if !fromTerminal {
 		_ = c.cmd.Process.Signal(s) // (ignored) it has just ended
 	}

@@ -1,0 +1,96 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// The main story, as CI has it: each job is on a new machine.
+func TestJobsBuildOnlyWhatNoJobHasBuilt(t *testing.T) {
+	eachRole(t, func(t *testing.T, n nix, r role) {
+		p := provider{n, r}
+		all := []string{"app", "compiler", "docs", "download", "leaf", "lib", "part"}
+		const outputs = 8
+
+		first := p.job(t, "")
+		one := first.runs(t, buildProject()...)
+		one.hasBuilt(t, all...)
+		first.holdsAll(t)
+		if rep := one.report; rep.Built != outputs || rep.Hits != 0 || rep.Added != len(first.cached(t)) {
+			t.Errorf("report of the first job is %+v", rep)
+		}
+		for _, note := range r.notes {
+			if !strings.Contains(one.stderr, note) {
+				t.Errorf("larder does not say %q: %s", note, one.stderr)
+			}
+		}
+
+		// Nothing has changed.
+		second := p.job(t, first.cache)
+		before := files(t, second.cache)
+		two := second.runs(t, buildProject()...)
+		if two.stdout != one.stdout {
+			t.Errorf("the second job has made %s, the first %s", two.stdout, one.stdout)
+		}
+		if r.reads {
+			two.hasBuilt(t)
+			if rep := two.report; rep.Built != 0 || rep.Hits == 0 || !strings.Contains(two.stderr, "larder: nothing was built") {
+				t.Errorf("report of the second job is %+v", rep)
+			}
+		} else {
+			two.hasBuilt(t, all...)
+		}
+		if rep := two.report; rep.Added != 0 || rep.Downloaded != 0 {
+			t.Errorf("report of the second job is %+v", rep)
+		}
+		unchanged(t, "cache after the second job", before, files(t, second.cache))
+
+		// A leaf has changed.
+		third := p.job(t, second.cache)
+		three := third.runs(t, buildProject("--argstr", "leaf", "2")...)
+		if r.reads {
+			three.hasBuilt(t, "app", "leaf", "part")
+			if rep := three.report; rep.Built != 3 || rep.Added != 3 {
+				t.Errorf("report of the third job is %+v", rep)
+			}
+		}
+		hasPaths(t, "cache after the third job", third.cached(t), first.cached(t))
+		hasPaths(t, "cache after the third job", third.cached(t), third.wanted(t, third.validPaths(t)))
+		third.whole(t)
+		third.asRoot().collectGarbage(t)
+		equalPaths(t, "store without roots", third.asRoot().validPaths(t), nil)
+	})
+}
+
+// A provider kills what takes too long, and saves the directory as it is.
+func TestJobProfitsFromOneThatWasKilled(t *testing.T) {
+	eachRole(t, func(t *testing.T, n nix, r role) {
+		p := provider{n, r}
+		gate := newGate(t)
+		args := buildProject("--argstr", "gate", string(gate))
+		killed := p.job(t, "")
+		run := killed.start(t, killed.around(args...)...)
+		killed.untilCached(t, "part")
+		must(t, syscall.Kill(-run.cmd.Process.Pid, syscall.SIGKILL))
+		run.wait(t)
+		killed.whole(t)
+		must(t, os.WriteFile(filepath.Join(killed.cache, ".larder", "tmp", "vm-1-X"), nil, 0o644)) // as it would have left it
+
+		next := p.job(t, killed.cache)
+		second := next.start(t, next.around(args...)...)
+		gate.await(t)()
+		o := next.ends(t, second)
+		if o.exit != 0 {
+			t.Fatalf("exit %d: %v", o.exit, second)
+		}
+		if r.reads {
+			o.hasBuilt(t, "app")
+		}
+		hasPaths(t, "cache", next.cached(t), next.wanted(t, next.validPaths(t)))
+		next.whole(t)
+		next.leftNothing(t)
+	})
+}

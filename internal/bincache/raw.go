@@ -1,0 +1,79 @@
+package bincache
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+)
+
+// Hashes returns the first parts of the store paths of all entries, damaged or not, in
+// no particular order.
+func (c *Cache) Hashes() ([]string, error) {
+	d, err := c.root.Open(".")
+	if err != nil {
+		return nil, fmt.Errorf("list cache: %w", err)
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("list cache: %w", err)
+	}
+	hashes := names[:0]
+	for _, name := range names {
+		if hash, ok := strings.CutSuffix(name, narInfoEnding); ok && len(hash) == hashLen {
+			hashes = append(hashes, hash)
+		}
+	}
+	return hashes, nil
+}
+
+// Read returns the entry whose store path has this first part, and the text of its
+// narinfo. Its errors are Entry's; with [ErrDamaged] there is a NarInfo as well if
+// only the NAR has a fault.
+func (c *Cache) Read(hash string) (*NarInfo, []byte, error) {
+	name := hash + narInfoEnding
+	n, text, err := c.readNarInfo(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if narInfoName(n.StorePath) != name || path.Dir(n.StorePath) != c.storeDir {
+		return nil, nil, fmt.Errorf("%w: it is for %s", ErrDamaged, n.StorePath)
+	}
+	err = c.checkNar(n)
+	if err != nil {
+		// Its NAR may have been removed behind it.
+		if _, gone := c.root.Lstat(name); errors.Is(gone, fs.ErrNotExist) {
+			return nil, nil, gone
+		}
+	}
+	return n, text, err
+}
+
+// StoreDir returns where the store is whose paths the cache has.
+func (c *Cache) StoreDir() string { return c.storeDir }
+
+// Mode returns the mode of the cache's files.
+func (c *Cache) Mode() fs.FileMode { return c.fileMode }
+
+// FS returns the cache's files, for reading.
+func (c *Cache) FS() fs.FS { return c.root.FS() }
+
+// makeDir makes a directory of the cache, durably, with those above it.
+func (c *Cache) makeDir(name string) error {
+	if _, err := c.root.Stat(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	parent := path.Dir(name)
+	if err := c.makeDir(parent); err != nil {
+		return err
+	}
+	if err := c.root.Mkdir(name, 0o777); err != nil {
+		return ignoreExist(err)
+	}
+	if err := chmodDir(c.root, name, dirMode(c.fileMode)); err != nil {
+		return err
+	}
+	return c.SyncDir(parent)
+}

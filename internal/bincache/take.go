@@ -1,0 +1,299 @@
+package bincache
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+)
+
+// ErrNameTaken says that the place of a NAR has something else in it.
+var ErrNameTaken = errors.New("name is taken by another file")
+
+// How says how a NAR came into a cache.
+type How int
+
+const (
+	WasThere How = iota // nothing was to be done
+	Linked              // it is the same file in both caches
+	Copied
+)
+
+// TakeNar publishes the NAR of an entry of another cache under the same name. All that
+// is not durable then is that name: the caller syncs its directory, once for many.
+//
+// A link is made without reading the NAR; a copy is compared with its hash. The error
+// wraps [ErrDamaged] if the other cache has not what n says, and [ErrNameTaken] if
+// another file is in its place that can't be told for a damaged one.
+func (c *Cache) TakeNar(ctx context.Context, from *Cache, n *NarInfo) (how How, size int64, err error) {
+	if !isNarPlace(n.URL) {
+		return 0, 0, fmt.Errorf("%w: %s is no place for a NAR", ErrDamaged, n.URL)
+	}
+	src, info, err := from.openNar(n)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer src.Close()
+	for {
+		how, err := c.takeNar(ctx, n, src, info)
+		if !errors.Is(err, fs.ErrExist) {
+			return how, info.Size(), err
+		}
+		// Another entry has the same NAR, or another process was faster.
+	}
+}
+
+// takeNar is TakeNar for a NAR that is open. The error wraps [fs.ErrExist] if it has to
+// be called again.
+func (c *Cache) takeNar(ctx context.Context, n *NarInfo, src *os.File, info fs.FileInfo) (How, error) {
+	same, err := c.hasNar(n, src, info)
+	if same {
+		return WasThere, nil
+	}
+	missing := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !missing {
+		return 0, err
+	}
+	publish, verify := (*Temp).Replace, true // what takes another's place has to be better
+	if missing {
+		publish, verify = (*Temp).Publish, false
+		if err := c.makeDir(path.Dir(n.URL)); err != nil {
+			return 0, err
+		}
+	}
+	t, how, err := c.tempNar(ctx, n, src, info, verify)
+	if err != nil {
+		return 0, err
+	}
+	if err = t.Sync(); err == nil {
+		err = publish(t, n.URL)
+	}
+	if err != nil {
+		t.Discard()
+	}
+	return how, err
+}
+
+// isNarPlace tells whether a NAR may be there. What a narinfo of another cache says
+// must not overwrite anything else.
+func isNarPlace(name string) bool {
+	top, rest, below := strings.Cut(name, "/")
+	switch {
+	case path.Clean(name) != name || path.Base(name) == ".keep":
+		return false
+	case below:
+		return top != ".larder" && (top == "nar" && rest != "" || !isOurs(top))
+	}
+	return name != infoFile && !isOurs(name) && !strings.HasSuffix(name, narInfoEnding) && !strings.HasSuffix(name, ".ls")
+}
+
+func (c *Cache) openNar(n *NarInfo) (*os.File, fs.FileInfo, error) {
+	// By name first: to open what is not a regular file may take forever.
+	if err := c.checkNar(n); errors.Is(err, ErrDamaged) {
+		return nil, nil, err
+	} else if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	f, err := c.root.Open(n.URL)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return f, info, nil
+}
+
+// hasNar tells whether the NAR that another cache has as src is here. Without an error
+// it is there, but cut short, if not. The error wraps [fs.ErrNotExist] if nothing is
+// there.
+func (c *Cache) hasNar(n *NarInfo, src *os.File, want fs.FileInfo) (same bool, err error) {
+	have, err := c.root.Stat(n.URL)
+	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) || leadsOut(err) || err == nil && !have.Mode().IsRegular() {
+		return false, fmt.Errorf("%s: %w", n.URL, ErrNameTaken)
+	}
+	if err != nil {
+		return false, err
+	}
+	if have.Size() == want.Size() && (isNamedByHash(n) || os.SameFile(have, want)) {
+		return true, nil
+	}
+	if isNamedByHash(n) {
+		return false, nil
+	}
+	// Nothing says that two files of one name have to be the same.
+	f, err := c.root.Open(n.URL)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	if same, err = sameContents(f, src); err == nil && !same {
+		err = fmt.Errorf("%s: %w", n.URL, ErrNameTaken)
+	}
+	return same, err
+}
+
+func isNamedByHash(n *NarInfo) bool {
+	return n.FileHash != Hash{} && strings.HasPrefix(path.Base(n.URL), n.FileHash.Digits()+".")
+}
+
+func sameContents(a, b *os.File) (bool, error) {
+	var bufA, bufB [32 << 10]byte
+	for offset := int64(0); ; {
+		countA, errA := a.ReadAt(bufA[:], offset)
+		countB, errB := b.ReadAt(bufB[:], offset)
+		switch {
+		case errA != nil && errA != io.EOF:
+			return false, errA
+		case errB != nil && errB != io.EOF:
+			return false, fmt.Errorf("%w: %w", ErrDamaged, errB)
+		case !bytes.Equal(bufA[:countA], bufB[:countB]):
+			return false, nil
+		case errA == io.EOF:
+			return true, nil
+		}
+		offset += int64(countA)
+	}
+}
+
+// tempNar makes an unfinished file of a NAR of another cache: a link, or if it has to
+// be verified, a copy.
+func (c *Cache) tempNar(ctx context.Context, n *NarInfo, src *os.File, info fs.FileInfo, verify bool) (*Temp, How, error) {
+	if !verify && c.mayLink(info) {
+		t, err := c.linkTemp(src)
+		if err == nil {
+			return t, Linked, nil
+		}
+		// Whatever is in the way, such as another file system, or the system's rules
+		// for links to other users' files: a copy may do, and if not, says why.
+	}
+	t, err := c.CreateTemp()
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := t.fill(ctx, n, src, info.Size()); err != nil {
+		t.Discard()
+		return nil, 0, err
+	}
+	return t, Copied, nil
+}
+
+// mayLink tells whether a file of another cache may become one of ours too, if it is a
+// NAR, which nobody changes in place. Both names then have one inode, so mode, group
+// and owner have to be right for us. Its owner can change it later, and so must be
+// somebody who can do that to our files anyway. Readers who need the group's
+// permission have it from ours.
+func (c *Cache) mayLink(info fs.FileInfo) bool {
+	file, ok := info.Sys().(*syscall.Stat_t)
+	ours, ok2 := c.info.Sys().(*syscall.Stat_t)
+	if !ok || !ok2 || info.Mode() != c.fileMode {
+		return false
+	}
+	if c.fileMode>>3&7 != c.fileMode&7 && file.Gid != ours.Gid {
+		return false
+	}
+	return file.Uid == 0 || file.Uid == ours.Uid || int(file.Uid) == os.Geteuid()
+}
+
+// linkTemp makes an unfinished file that is a link to one of another cache.
+func (c *Cache) linkTemp(src *os.File) (*Temp, error) {
+	dir, err := c.root.Open(tmpDir)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	// Before it can look like an old unfinished file. Shared, since others may be
+	// linking it as well.
+	_ = syscall.Flock(int(src.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) // (ignored) as in CreateTemp
+	name := tempName()
+	if err := linkFile(src, dir, path.Base(name)); err != nil {
+		return nil, err
+	}
+	f, err := c.root.Open(name)
+	if err != nil {
+		return nil, errors.Join(err, c.root.Remove(name))
+	}
+	return &Temp{File: f, cache: c, name: name}, nil
+}
+
+// fill copies a NAR, and compares it with its hash, if the narinfo says it.
+func (t *Temp) fill(ctx context.Context, n *NarInfo, src *os.File, size int64) error {
+	h := sha256.New()
+	from, to := io.NewSectionReader(src, 0, size), io.MultiWriter(h, t)
+	if cloneFile(src, t.File) == nil {
+		// It shares the blocks, but what is changed in one does not change the other.
+		from, to = io.NewSectionReader(t, 0, size), h
+	}
+	copied, err := io.Copy(to, &source{ctx, from})
+	if err != nil {
+		return err
+	}
+	if copied != size {
+		return fmt.Errorf("%w: size of %s is %d, was %d", ErrDamaged, n.URL, copied, size)
+	}
+	want := n.FileHash
+	if want == (Hash{}) && n.Compression == "none" {
+		want = n.NarHash
+	}
+	if is := Hash(h.Sum(nil)); want != (Hash{}) && is != want {
+		return fmt.Errorf("%w: hash of %s is %s, want %s", ErrDamaged, n.URL, is, want)
+	}
+	return nil
+}
+
+// TakeFile publishes a copy of a file of another cache that is neither narinfo nor NAR,
+// under the same name. All that is not durable then is that name. The error wraps
+// [fs.ErrExist] if the name is taken, and [ErrDamaged] if the file can't be read.
+func (c *Cache) TakeFile(ctx context.Context, from *Cache, name string) error {
+	if _, err := c.root.Lstat(name); err == nil {
+		return &fs.PathError{Op: "publish", Path: name, Err: fs.ErrExist}
+	}
+	f, err := from.root.Open(name)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	defer f.Close()
+	t, err := c.CreateTemp()
+	if err != nil {
+		return err
+	}
+	if _, err = io.Copy(t, &source{ctx, f}); err == nil {
+		err = t.Sync()
+	}
+	if err == nil {
+		err = c.makeDir(path.Dir(name))
+	}
+	if err == nil {
+		err = t.Publish(name)
+	}
+	if err != nil {
+		t.Discard()
+	}
+	return err
+}
+
+// A source reads a file of another cache, whose troubles are not those of this one.
+type source struct {
+	ctx  context.Context
+	from io.Reader
+}
+
+func (s *source) Read(b []byte) (int, error) {
+	if err := s.ctx.Err(); err != nil {
+		return 0, err
+	}
+	count, err := s.from.Read(b)
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return count, err
+}

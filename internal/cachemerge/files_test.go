@@ -1,0 +1,104 @@
+package cachemerge
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestLogsRealisationsRunsAndPinsAreMergedToo(t *testing.T) {
+	one, two, target := newCache(t, named("a")...), newCache(t, named("a")...), newCache(t)
+	want := make(map[string]string)
+	for dir, files := range map[string][]string{
+		one: {"log/x.drv", "realisations/sha256:12!out.doi", "build-trace-v2/x.drv/out.doi", ".larder/runs/1", ".larder/pins/main", ".larder/pins/same"},
+		two: {"log/y.drv", "log/y.drv.tmp.drv", "realisations/sha256:12!dev.doi", "build-trace-v2/x.drv/dev.doi", ".larder/runs/2", ".larder/pins/same"},
+	} {
+		for _, file := range files {
+			want[file] = file
+			write(t, filepath.Join(dir, file), file)
+		}
+	}
+	// The first one is right.
+	write(t, filepath.Join(two, "log/x.drv"), "another log")
+	write(t, filepath.Join(two, ".larder/pins/main"), "another pin")
+	// These are none of the target's business.
+	for _, file := range []string{
+		".larder/tmp/unfinished", ".larder/trash/x.narinfo", ".larder/other/x", "log/z.drv.tmp.123.4", "log/z.drv.tmp.123", "other/x", "README",
+	} {
+		write(t, filepath.Join(one, file), file)
+	}
+	must(t, os.Symlink("/etc/hostname", filepath.Join(one, "log/link")))
+	must(t, os.Mkdir(filepath.Join(one, "log/folder"), 0o755))
+
+	r := merge(t, target, one, two)
+	if diff := cmp.Diff([]Conflict{{".larder/pins/main", target, two}}, r.Conflicts); diff != "" {
+		t.Errorf("conflicts (-want +got):\n%s", diff)
+	}
+	if r.Files != len(want) {
+		t.Errorf("%d files, want %d", r.Files, len(want))
+	}
+	if diff := cmp.Diff(want, filesOf(t, target)); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+	if r := merge(t, target, two, one); r.Files != 0 || len(r.Conflicts) != 1 {
+		t.Errorf("second result is %+v, want no files", r)
+	}
+}
+
+// filesOf returns what is in a cache beside entries, and what every cache has.
+func filesOf(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	files := make(map[string]string)
+	must(t, filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(dir, name)
+		if err != nil {
+			return err
+		}
+		switch base := d.Name(); {
+		case base == ".keep", base == ".gitignore", base == "CACHEDIR.TAG", base == "nix-cache-info", rel == ".larder/lock":
+		case filepath.Dir(rel) == "nar", filepath.Ext(base) == ".narinfo":
+		default:
+			text, err := os.ReadFile(name)
+			files[rel] = string(text)
+			return err
+		}
+		return nil
+	}))
+	return files
+}
+
+// A listing says what is where in the NAR.
+func TestListingComesWithItsOwnNar(t *testing.T) {
+	first := newCache(t, item{name: "a", text: "first"}, item{name: "b"})
+	second := newCache(t, item{name: "a", text: "second"}, item{name: "b"})
+	listing := func(dir, name string) string { return filepath.Join(dir, baseName(name)[:32]+".ls") }
+	write(t, listing(second, "a"), "of the second a")
+	write(t, listing(second, "b"), "of b")
+	write(t, listing(second, "gone"), "of nothing")
+	target := filepath.Join(t.TempDir(), "cache")
+	merge(t, target, first, second)
+	want := map[string]string{filepath.Base(listing(target, "b")): "of b"}
+	if diff := cmp.Diff(want, filesOf(t, target)); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+}
+
+func TestCacheWithoutFoldersOfItsOwnIsEnough(t *testing.T) {
+	source := newCache(t, named("a")...)
+	for _, dir := range []string{".larder", "log", "realisations", "build-trace-v2"} {
+		must(t, os.RemoveAll(filepath.Join(source, dir)))
+	}
+	target := filepath.Join(t.TempDir(), "cache")
+	merge(t, target, source)
+	has(t, target, "a")
+	if _, err := os.Stat(filepath.Join(source, ".larder")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the source has one now: %v", err)
+	}
+}
