@@ -53,7 +53,6 @@ type machine struct {
 	user    user
 	env     []string
 	timeout time.Duration
-	hidden  []string // directories that commands see empty
 }
 
 // newMachine makes a machine that ends with the test. Its Nix is as after a
@@ -198,33 +197,6 @@ func (m *machine) within(limit time.Duration) *machine {
 	view := *m
 	view.timeout = limit
 	return &view
-}
-
-// hiding returns the machine as a container shows it: in a mount namespace of their own
-// commands see nothing in some directories.
-func (m *machine) hiding(dirs ...string) *machine {
-	view := *m
-	view.hidden = dirs
-	return &view
-}
-
-// hide is called inside the machine, on a thread that ends with its process's start.
-func (m *machine) hide() error {
-	if len(m.hidden) == 0 {
-		return nil
-	}
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("unshare: %w", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("mount: %w", err)
-	}
-	for _, dir := range m.hidden {
-		if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
-			return fmt.Errorf("hide %s: %w", dir, err)
-		}
-	}
-	return nil
 }
 
 func (m *machine) String() string {

@@ -97,9 +97,6 @@ func (p *process) start() error {
 	if err != nil {
 		return err
 	}
-	if err := p.machine.hide(); err != nil {
-		return err
-	}
 	p.cmd = exec.Command(path)
 	p.cmd.Args = p.args
 	p.cmd.Env = p.machine.environ()

@@ -104,10 +104,10 @@ func (s *Setup) hookFile(hook string) (f Finding, bad bool) {
 		return s.layDown(f), true
 	}
 	if sees, known := s.daemonSees(hook); !sees && !inStore(s.Dirs.Store, hook) {
-		f.What = fmt.Sprintf("nix-daemon, which is in another mount namespace, does not see the hook %s", hook)
+		f.What = fmt.Sprintf("nix-daemon, which is in another container, does not see the hook %s", hook)
 		if !known {
 			f.Severity = Warning
-			f.What = fmt.Sprintf("nix-daemon is in another mount namespace, and may not see the hook %s", hook)
+			f.What = fmt.Sprintf("nix-daemon may be in another container, and not see the hook %s", hook)
 		}
 		return s.layDown(f), true
 	}
@@ -200,10 +200,10 @@ func (s *Setup) queueSeen(hook string, f Finding) []Finding {
 	if sees {
 		return fine("the hook %s feeds the queue", hook)
 	}
-	f.What = fmt.Sprintf("nix-daemon, which is in another mount namespace, does not see the queue's directory %s", dir)
+	f.What = fmt.Sprintf("nix-daemon, which is in another container, does not see the queue's directory %s", dir)
 	if !known {
 		f.Severity = Warning
-		f.What = fmt.Sprintf("nix-daemon is in another mount namespace, and may not see the queue's directory %s", dir)
+		f.What = fmt.Sprintf("nix-daemon may be in another container, and not see the queue's directory %s", dir)
 	}
 	f.Why += "; the hook leaves roots, which only a worker here can turn into jobs"
 	f.Run = []string{s.init("--watch-only")}

@@ -157,8 +157,8 @@ func TestDaemonThatHasNotReadItsSettingsIsFound(t *testing.T) {
 func TestDaemonBehindAWallIsFound(t *testing.T) {
 	s := newSite(t)
 	s.Nix.Access, s.Nix.Apart = nixclient.Daemon, true
-	s.finds(t, checkHook, Warning, "may not see the hook")
-	if f := s.finds(t, checkSubstituter, Warning, "may not see the cache"); !strings.Contains(f.Advice, "mount it") {
+	s.finds(t, checkHook, Warning, "and not see the hook")
+	if f := s.finds(t, checkSubstituter, Warning, "and not see the cache"); !strings.Contains(f.Advice, "mount it") {
 		t.Errorf("advice is %q", f.Advice)
 	}
 	// Its own process sees what we see, through whatever namespace.

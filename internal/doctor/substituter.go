@@ -22,13 +22,13 @@ func checkSubstituter(_ context.Context, s *Setup) []Finding {
 	if sees, known := s.daemonSees(s.Cache); !sees && exists(s.Cache) {
 		f := Finding{
 			Severity: Problem,
-			What:     fmt.Sprintf("nix-daemon, which is in another mount namespace, does not see the cache %s", s.Cache),
+			What:     fmt.Sprintf("nix-daemon, which is in another container, does not see the cache %s", s.Cache),
 			Why:      "it substitutes nothing from there, or from another directory of that name",
 			Advice:   "mount it in the daemon's container, too, at the same place",
 		}
 		if !known {
 			f.Severity = Warning
-			f.What = fmt.Sprintf("nix-daemon is in another mount namespace, and may not see the cache %s", s.Cache)
+			f.What = fmt.Sprintf("nix-daemon may be in another container, and not see the cache %s", s.Cache)
 		}
 		findings = append(findings, f)
 	}

@@ -1,19 +1,20 @@
 package nixclient
 
 import (
-	"fmt"
 	"net"
 	"os"
-	"slices"
+	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// apart tells whether whoever listens on a socket is known to be in another mount
-// namespace, and which process that is. The kernel says so: 0 for one that can't be seen
-// from here. Only root may look which namespace it has, but everybody what is mounted in
-// that.
+// apart tells whether whoever listens on a socket is known to see other files than we do,
+// and which process that is. The kernel says so: 0 for one that can't be seen from here.
+//
+// That it is in another mount namespace says nothing: every Nix of root makes one of its
+// own (src/nix/main.cc), in which everything is mounted again.
 func apart(socket string) (apart bool, pid int) {
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
@@ -32,21 +33,60 @@ func apart(socket string) (apart bool, pid int) {
 		return true, 0
 	}
 	pid = int(peer.Pid)
-	theirs, err := mounts(fmt.Sprint(pid))
-	if err != nil {
-		return false, pid
+	// Where queues and caches usually are.
+	for _, place := range []string{"/", "/var/lib", os.Getenv("HOME"), os.TempDir()} {
+		if same, known := sameMount(pid, place); known && !same {
+			return true, pid
+		}
 	}
-	ours, err := mounts("self")
-	return err == nil && !slices.ContainsFunc(ours, func(id string) bool { return slices.Contains(theirs, id) }), pid
+	return false, pid
 }
 
-// mounts returns the IDs of what is mounted for a process. Another namespace has other
-// ones, even of what is mounted in both.
-func mounts(pid string) (ids []string, err error) {
-	text, err := os.ReadFile("/proc/" + pid + "/mountinfo")
-	for line := range strings.Lines(string(text)) {
-		id, _, _ := strings.Cut(line, " ")
-		ids = append(ids, id)
+// Sees tells whether the daemon has the same file system at a place as we have, if that
+// can be known.
+func (c *Client) Sees(place string) (sees, known bool) {
+	switch {
+	case c.Access != Daemon:
+		return true, true
+	case c.DaemonPID == 0:
+		return !c.Apart, !c.Apart
 	}
-	return ids, err
+	return sameMount(c.DaemonPID, place)
 }
+
+// sameMount tells whether the same is mounted at a place for a process as for us.
+func sameMount(pid int, place string) (same, known bool) {
+	place, err := filepath.EvalSymlinks(place)
+	if err != nil {
+		return true, false // it is nowhere
+	}
+	theirs, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/mountinfo")
+	if err != nil {
+		return false, false
+	}
+	ours, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false, false
+	}
+	return mountAt(string(ours), place) == mountAt(string(theirs), place), true
+}
+
+// mountAt returns what is mounted at a place: a file system's device, a directory of it,
+// and where that is (proc_pid_mountinfo(5)).
+func mountAt(mountinfo, place string) string {
+	var at, what string
+	for line := range strings.Lines(mountinfo) {
+		f := strings.Fields(line)
+		if len(f) < 5 {
+			continue
+		}
+		point := unescape.Replace(f[4])
+		below := place == point || strings.HasPrefix(place, strings.TrimSuffix(point, "/")+"/")
+		if below && len(point) >= len(at) { // of several the last is on top
+			at, what = point, strings.Join(f[2:5], " ")
+		}
+	}
+	return what
+}
+
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
