@@ -26,6 +26,7 @@ var arrows = map[string][]string{
 	"cachewriter":           {"internal/nixstore", "internal/nar", "internal/bincache"},
 	"internal/runner":       {"internal/nixclient", "internal/nixstore", "internal/rules"},
 	"internal/nixclient":    {"internal/nixstore"},
+	"internal/doctor":       {"queue", "internal/bincache", "internal/gcroot", "internal/nixclient", "internal/nixstore"},
 	"queue":                 nil,
 	"internal/nar":          nil,
 	"internal/gcroot":       nil,

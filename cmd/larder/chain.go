@@ -110,6 +110,9 @@ func chain(c *cli.Context) (chaining, error) {
 		return chaining{}, withHint(fmt.Errorf("chain hook: %s has post-build-hook = %s, which is no absolute path", now.where, now.hook),
 			"say with --next HOOK where that is")
 	}
+	if filepath.Base(now.hook) == hookName && !isThere(now.hook) {
+		return chaining{}, nil // one of ours that somebody has removed: builds fail for want of it
+	}
 	return chaining{next: now.hook, where: now.where}, nil
 }
 

@@ -25,6 +25,7 @@ const (
 	exitUsage    = 2
 	exitLeftOver = 3
 	exitDead     = 4
+	exitProblems = 5
 )
 
 func main() {
@@ -66,6 +67,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			syncCommand(),
 			listCommand(),
 			explainCommand(),
+			doctorCommand(),
 			runCommand(),
 			startCommand(),
 			stopCommand(),

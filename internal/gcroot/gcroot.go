@@ -74,6 +74,9 @@ func Open(stateDir, id string) *Dir {
 	return &Dir{stateDir: stateDir, path: filepath.Join(base(stateDir), id)}
 }
 
+// Path returns the directory.
+func (d *Dir) Path() string { return d.path }
+
 // Make makes the directory if there is none, owned by the queue's owner. If it
 // is somebody else's already, it returns an error: a queue that claims another
 // one's ID must not reach its roots.

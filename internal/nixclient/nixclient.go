@@ -71,8 +71,8 @@ type setting struct {
 	Value any `json:"value"`
 }
 
-// New returns a Client with the settings that are given: strings, truths, or lists of
-// strings. It is for tests.
+// New returns a Client with the settings that are given: strings, truths, float64s, or
+// lists of strings. It is for tests.
 func New(settings map[string]any) *Client {
 	c := &Client{Access: Local, Trusted: true, settings: make(map[string]setting)}
 	for name, value := range settings {
@@ -156,11 +156,12 @@ func (c *Client) MaySubstitute(url string) bool {
 	return c.Trusted || slices.Contains(c.Strings("trusted-substituters"), url) || slices.Contains(c.Strings("substituters"), url)
 }
 
-func showConfig(ctx context.Context, nix string) (map[string]setting, error) {
+// showConfig returns the settings that Nix has with further variables.
+func showConfig(ctx context.Context, nix string, env ...string) (map[string]setting, error) {
 	// Since 2.17 it is called "config show", and this name still works.
-	out, err := run(ctx, nix, "show-config", "--json")
+	out, err := run(ctx, env, nix, "show-config", "--json")
 	if err != nil {
-		if newer, newErr := run(ctx, nix, "config", "show", "--json"); newErr == nil {
+		if newer, newErr := run(ctx, env, nix, "config", "show", "--json"); newErr == nil {
 			out, err = newer, nil
 		}
 	}
@@ -171,9 +172,10 @@ func showConfig(ctx context.Context, nix string) (map[string]setting, error) {
 	return settings, json.Unmarshal(out, &settings)
 }
 
-// run runs one of Nix's commands for its output.
-func run(ctx context.Context, nix string, args ...string) ([]byte, error) {
+// run runs one of Nix's commands, with further variables, for its output.
+func run(ctx context.Context, env []string, nix string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, nix, append([]string{"--extra-experimental-features", "nix-command"}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -123,18 +123,20 @@ func TestDaemonSeesWhatIsMountedForIt(t *testing.T) {
 	for path, want := range map[string]bool{
 		"/nix/store": true, "/cache": false, "/cache/nar": false, "/home/ci/cache": false, "/nixos": false, "/": false, "/tmp": false,
 	} {
-		c := &Client{Access: Daemon, ours: container, theirs: host}
+		c := &Client{Access: Daemon, DaemonPID: 1, ours: container, theirs: host}
 		if sees, known := c.Sees(path); sees != want || !known {
 			t.Errorf("%s: %v, %v; want %v", path, sees, known, want)
 		}
 	}
 	// At the same place.
-	c := &Client{Access: Daemon, ours: append(container, mount{"8:2", "/ci/cache", "/home/ci/cache"}), theirs: host}
+	c := &Client{Access: Daemon, DaemonPID: 1, ours: append(container, mount{"8:2", "/ci/cache", "/home/ci/cache"}), theirs: host}
 	if sees, _ := c.Sees("/home/ci/cache/nar"); !sees {
 		t.Error("what both see at the same place is not seen")
 	}
-	if _, known := (&Client{Access: Daemon}).Sees("/"); known {
-		t.Error("known without anything to know it by")
+	for _, c := range []*Client{{Access: Daemon, DaemonPID: 1}, {Access: Daemon, Apart: true}} {
+		if _, known := c.Sees("/"); known {
+			t.Error("known without anything to know it by")
+		}
 	}
 	if sees, known := (&Client{Access: Local}).Sees("/anything"); !sees || !known {
 		t.Error("without a daemon something is not seen")

@@ -49,10 +49,12 @@ func below(path, dir string) bool {
 // Sees tells whether those who build see at a path what the user sees there. known is
 // false where that can't be found out.
 func (c *Client) Sees(path string) (sees, known bool) {
-	if c.Access != Daemon {
+	switch {
+	case c.Access != Daemon:
 		return true, true
-	}
-	if len(c.ours) == 0 || len(c.theirs) == 0 {
+	case c.DaemonPID == 0: // nobody knows of any other file system
+		return !c.Apart, !c.Apart
+	case len(c.ours) == 0 || len(c.theirs) == 0:
 		return false, false
 	}
 	if real, err := filepath.EvalSymlinks(path); err == nil {

@@ -60,6 +60,10 @@ func TestNixIsToldWhatItTakesFromTheUser(t *testing.T) {
 			access: nixclient.Daemon, trusted: true, settings: settings(),
 			lines: everything, hook: true, inStore: true,
 		},
+		"trusted by a daemon that sees everything": {
+			access: nixclient.Daemon, trusted: true, settings: settings(),
+			lines: everything, hook: true,
+		},
 		"a daemon in another container": {
 			access: nixclient.Daemon, trusted: true, apart: true, settings: settings(),
 			lines: everything, inStore: true, notes: []string{"another container"},
@@ -92,7 +96,10 @@ func TestNixIsToldWhatItTakesFromTheUser(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := nixclient.New(tt.settings)
-			c.Access, c.Trusted, c.Apart = tt.access, tt.trusted, tt.apart // what a daemon sees is not known
+			c.Access, c.Trusted, c.Apart = tt.access, tt.trusted, tt.apart
+			if tt.inStore && !tt.apart {
+				c.DaemonPID = 1 // what it sees is not known
+			}
 			wish := tt.wish
 			if wish.Substituter == "" {
 				wish.Substituter, wish.Keep = cache, true
