@@ -11,7 +11,7 @@ VERSION := $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null 
 
 export CGO_ENABLED = 1
 
-.PHONY: help build demo test test-long check check-darwin bench bench-quick dist dist-check nix nix-roots cross clean
+.PHONY: help build demo test test-long check check-darwin bench bench-quick dist dist-check nix nix-roots ci-tools cross clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -22,10 +22,10 @@ build: ## build bin/larder and bin/larder-hook
 demo: build nix ## show the main job on real Nix
 	integration/demo/run bin
 
-test: build check nix-roots ## run every test but the long ones
+test: build check nix-roots ci-tools ## run every test but the long ones
 	LARDER_REQUIRE_NIX=1 go test -race -tags '$(TAGS)' -timeout 20m ./...
 
-test-long: build nix-roots ## run the tests that take long
+test-long: build nix-roots ci-tools ## run the tests that take long
 	LARDER_REQUIRE_NIX=1 LARDER_LONG=1 go test -race -tags '$(TAGS)' -timeout 2h ./...
 
 check: check-darwin ## gofmt, go vet, staticcheck, check-darwin
@@ -63,6 +63,12 @@ nix-roots: nix
 cross:
 	@command -v x86_64-linux-gnu-gcc > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends gcc-x86-64-linux-gnu libc6-dev-amd64-cross; }
 	@command -v aarch64-linux-gnu-gcc > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross; }
+
+# What the recipes for CI are tested with, where it is missing.
+ci-tools:
+	@missing=; for tool in curl node:nodejs shellcheck; do \
+		command -v "$${tool%:*}" > /dev/null || missing="$$missing $${tool#*:}"; done; \
+	[ -z "$$missing" ] || { apt-get update && apt-get install --yes --no-install-recommends $$missing; }
 
 clean: ## remove what was built
 	rm -rf bin dist

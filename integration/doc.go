@@ -33,6 +33,11 @@
 // [machine] has the rest: other users, the nix-daemon, background processes.
 // It takes root and Linux namespaces, but no container engine.
 //
+// # Recipes
+//
+// ci has a recipe for every CI provider, and tests that run all shell and JavaScript
+// of them as the provider would; only the provider is not real.
+//
 // # What it needs
 //
 // Nix 2.8 (or whichever the host has) as a package of the host, and the script

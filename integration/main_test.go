@@ -98,14 +98,20 @@ func eachNix(t *testing.T, test func(t *testing.T, n nix)) {
 	}
 }
 
+// giveUp returns what to call where a test lacks what it needs: it skips the test, or
+// fails it if LARDER_REQUIRE_NIX is 1.
+func giveUp(t *testing.T) func(format string, args ...any) {
+	if os.Getenv("LARDER_REQUIRE_NIX") == "1" {
+		return t.Fatalf
+	}
+	return t.Skipf
+}
+
 // need skips the test if this Nix can't be used here, or fails it if
 // LARDER_REQUIRE_NIX is 1.
 func (n nix) need(t *testing.T) {
 	t.Helper()
-	giveUp := t.Skipf
-	if os.Getenv("LARDER_REQUIRE_NIX") == "1" {
-		giveUp = t.Fatalf
-	}
+	giveUp := giveUp(t)
 	if os.Getuid() != 0 {
 		giveUp("machines are made by root")
 	}

@@ -78,7 +78,6 @@ func TestWorkflowsScriptsAreSound(t *testing.T) {
 }
 
 func TestScriptsAreSound(t *testing.T) {
-	const shebang = "#!/bin/bash\n"
 	scripts := 0
 	must(t, fs.WalkDir(os.DirFS(".."), ".", func(name string, d fs.DirEntry, err error) error {
 		if d.IsDir() && (name == ".git" || name == "bin" || name == "dist") {
@@ -88,13 +87,13 @@ func TestScriptsAreSound(t *testing.T) {
 			return err
 		}
 		text, err := os.ReadFile(filepath.Join("..", name))
-		if err == nil && bytes.HasPrefix(text, []byte(shebang)) {
+		if err == nil && (bytes.HasPrefix(text, []byte("#!/bin/bash\n")) || bytes.HasPrefix(text, []byte("#!/bin/sh\n"))) {
 			scripts++
 			checkScript(t, name, string(text))
 		}
 		return err
 	}))
-	if scripts < 4 {
+	if scripts < 7 {
 		t.Errorf("found %d scripts", scripts)
 	}
 }
@@ -124,10 +123,15 @@ func parseWorkflow(t *testing.T, name string, text []byte) (w workflow) {
 	return w
 }
 
-// checkScript has bash parse a script, and shellcheck judge it if there is one.
+// checkScript has its shell, bash if none is named, parse a script, and shellcheck judge
+// it if there is one.
 func checkScript(t *testing.T, name, text string) {
 	t.Helper()
-	for _, check := range [][]string{{"bash", "-n"}, {"shellcheck", "--shell=bash", "-"}} {
+	shell := "bash"
+	if strings.HasPrefix(text, "#!/bin/sh\n") {
+		shell = "sh"
+	}
+	for _, check := range [][]string{{shell, "-n"}, {"shellcheck", "--shell=" + shell, "-"}} {
 		if _, err := exec.LookPath(check[0]); err != nil {
 			t.Logf("%s was not checked: %v", name, err)
 			continue

@@ -102,7 +102,7 @@ func askNix(ctx context.Context, s *doctor.Setup) {
 	var systemErr, versionErr error
 	tasks.Go(func() { s.Nix, s.NixErr = nixclient.Ask(ctx, s.Dirs) })
 	tasks.Go(func() { s.System, systemErr = nixclient.System(ctx) })
-	tasks.Go(func() { s.Version, s.Daemon, versionErr = nixclient.Versions(ctx, s.Dirs) })
+	tasks.Go(func() { s.Version, versionErr = nixclient.InPath(ctx) })
 	tasks.Wait()
 	if s.NixErr = cmp.Or(s.NixErr, systemErr, versionErr); s.NixErr != nil {
 		s.Nix, s.System = nil, nil

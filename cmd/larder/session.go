@@ -63,7 +63,7 @@ func newSession(c *cli.Context, keep bool, log *slog.Logger) (_ *session, err er
 	if err != nil {
 		return nil, err
 	}
-	wish.Keep = keep
+	wish.Keep, wish.CacheDir = keep, cacheDir
 	var client *nixclient.Client
 	var asked errgroup.Group // most of the time is Nix's
 	asked.Go(func() (err error) {
@@ -87,6 +87,7 @@ func newSession(c *cli.Context, keep bool, log *slog.Logger) (_ *session, err er
 	if err := asked.Wait(); err != nil {
 		return nil, err
 	}
+	wish.HookDir = s.dir
 	if err := s.wire(client, dirs, wish); err != nil {
 		return nil, err
 	}

@@ -2,14 +2,10 @@ package nixclient
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"os"
 	"os/exec"
 	"strconv"
 	"strings"
-
-	"github.com/nix-larder/larder/internal/nixstore"
 )
 
 // System returns what Nix says without the user's own files and environment: the
@@ -61,30 +57,19 @@ func ParseVersion(text string) Version {
 	return v
 }
 
-// Versions returns the version of the Nix in the PATH, and that of the daemon if there
-// is one that tells: before 2.15 no client asks for it.
-func Versions(ctx context.Context, dirs nixstore.Dirs) (client, daemon Version, err error) {
+// InPath returns the version of the Nix in the PATH. The error wraps [ErrNoNix] if there
+// is none.
+func InPath(ctx context.Context) (Version, error) {
 	nix, err := exec.LookPath("nix")
 	if err != nil {
-		return client, daemon, ErrNoNix
+		return Version{}, ErrNoNix
 	}
-	out, err := exec.CommandContext(ctx, nix, "--version").Output()
+	out, err := run(ctx, nil, nix, "--version") // nix (Nix) 2.8.0
 	if err != nil {
-		return client, daemon, fmt.Errorf("ask Nix for its version: %w", err)
+		return Version{}, fmt.Errorf("ask Nix for its version: %w", err)
 	}
-	line := strings.TrimSpace(string(out)) // nix (Nix) 2.8.0
-	client = ParseVersion(line[strings.LastIndex(line, " ")+1:])
-	if _, err := os.Stat(daemonSocket(dirs)); err != nil {
-		return client, daemon, nil
-	}
-	out, err = run(ctx, nix, "store", "ping", "--json", "--store", "unix://"+daemonSocket(dirs))
-	var info struct {
-		Version string `json:"version"`
-	}
-	if err == nil && json.Unmarshal(out, &info) == nil {
-		daemon = ParseVersion(info.Version)
-	}
-	return client, daemon, nil
+	line := strings.TrimSpace(string(out))
+	return ParseVersion(line[strings.LastIndex(line, " ")+1:]), nil
 }
 
 // Number returns a setting that is a number, if Nix knows it.

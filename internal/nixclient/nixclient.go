@@ -17,8 +17,8 @@ import (
 	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -52,15 +52,18 @@ type Client struct {
 	// everybody may.
 	Trusted bool
 
-	// Apart tells whether the daemon is known to see other files than we do, the store
-	// excepted.
+	// Apart tells whether the daemon is in another container, where it can't be seen.
 	Apart bool
 
 	// DaemonPID is the process that listens for the daemon's clients, or 0 if there is
-	// none, or none that can be seen from here.
+	// none, or none that can be seen.
 	DaemonPID int
 
-	settings map[string]setting
+	// DaemonVersion is the daemon's version, such as "2.26.3", or "".
+	DaemonVersion string
+
+	ours, theirs []mount // what we and the daemon see, if that is known
+	settings     map[string]setting
 }
 
 // A setting is one of Nix's, in show-config's form.
@@ -93,29 +96,26 @@ func Ask(ctx context.Context, dirs nixstore.Dirs) (*Client, error) {
 		return nil, ErrNoNix
 	}
 	var c Client
-	var info *storeInfo
-	var settingsErr error
-	var tasks sync.WaitGroup // each is a process of Nix, and somebody waits for both
-	tasks.Go(func() { c.settings, settingsErr = showConfig(ctx, nix) })
-	socket := daemonSocket(dirs)
-	if os.Geteuid() != 0 || os.Getenv("NIX_REMOTE") != "" {
-		tasks.Go(func() { info = pingStore(ctx, nix) })
-	}
-	tasks.Wait()
-	if settingsErr != nil {
-		return nil, fmt.Errorf("ask Nix for its settings: %w", settingsErr)
+	if c.settings, err = showConfig(ctx, nix); err != nil {
+		return nil, fmt.Errorf("ask Nix for its settings: %w", err)
 	}
 	c.Store = c.String("store")
+	socket := daemonSocket(c.Store, dirs)
 	c.Access = accessOf(c.Store, socket, dirs)
-	c.Trusted = c.Access != Daemon || trusted(c.Strings("trusted-users"))
-	if c.Access == Daemon && info != nil && info.Trusted != nil {
-		c.Trusted = *info.Trusted // the daemon's own word
+	c.Trusted = true
+	if c.Access != Daemon {
+		return &c, nil
 	}
-	if path, ok := strings.CutPrefix(c.Store, "unix://"); ok && path != "" {
-		socket, _, _ = strings.Cut(path, "?")
+	c.Trusted = trusted(c.Strings("trusted-users"))
+	if g, err := greet(socket); err == nil { // (ignored) Nix will say what is wrong with it
+		c.Apart, c.DaemonPID, c.DaemonVersion = g.apart, g.pid, g.version
+		if g.trusted != nil {
+			c.Trusted = *g.trusted // its own word
+		}
 	}
-	if c.Access == Daemon {
-		c.Apart, c.DaemonPID = apart(socket)
+	if c.DaemonPID != 0 {
+		c.theirs, _ = mounts(strconv.Itoa(c.DaemonPID)) // (ignored) then it is not known
+		c.ours, _ = mounts("self")
 	}
 	return &c, nil
 }
@@ -159,9 +159,9 @@ func (c *Client) MaySubstitute(url string) bool {
 // showConfig returns the settings that Nix has with further variables.
 func showConfig(ctx context.Context, nix string, env ...string) (map[string]setting, error) {
 	// Since 2.17 it is called "config show", and this name still works.
-	out, err := runWith(ctx, env, nix, "show-config", "--json")
+	out, err := run(ctx, env, nix, "show-config", "--json")
 	if err != nil {
-		if newer, newErr := runWith(ctx, env, nix, "config", "show", "--json"); newErr == nil {
+		if newer, newErr := run(ctx, env, nix, "config", "show", "--json"); newErr == nil {
 			out, err = newer, nil
 		}
 	}
@@ -172,40 +172,8 @@ func showConfig(ctx context.Context, nix string, env ...string) (map[string]sett
 	return settings, json.Unmarshal(out, &settings)
 }
 
-// A storeInfo is what "nix store info" prints, as far as we need it.
-type storeInfo struct {
-	Trusted *bool // nil if the daemon does not say, as before 2.15
-}
-
-// pingStore returns nil if Nix does not tell, as before 2.15.
-func pingStore(ctx context.Context, nix string) *storeInfo {
-	out, err := run(ctx, nix, "store", "ping", "--json")
-	if err != nil {
-		return nil // (ignored) its settings have to do
-	}
-	var raw struct {
-		Trusted any `json:"trusted"` // 2.26 writes 1, later ones true
-	}
-	if json.Unmarshal(out, &raw) != nil {
-		return nil
-	}
-	var info storeInfo
-	switch v := raw.Trusted.(type) {
-	case bool:
-		info.Trusted = &v
-	case float64:
-		is := v == 1
-		info.Trusted = &is
-	}
-	return &info
-}
-
-// run runs one of Nix's commands for its output.
-func run(ctx context.Context, nix string, args ...string) ([]byte, error) {
-	return runWith(ctx, nil, nix, args...)
-}
-
-func runWith(ctx context.Context, env []string, nix string, args ...string) ([]byte, error) {
+// run runs one of Nix's commands, with further variables, for its output.
+func run(ctx context.Context, env []string, nix string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, nix, append([]string{"--extra-experimental-features", "nix-command"}, args...)...)
 	cmd.Env = append(os.Environ(), env...)
 	var stderr bytes.Buffer
@@ -222,7 +190,12 @@ func lastLine(text string) string {
 	return text[strings.LastIndex(text, "\n")+1:]
 }
 
-func daemonSocket(dirs nixstore.Dirs) string {
+// daemonSocket returns where a daemon would listen.
+func daemonSocket(store string, dirs nixstore.Dirs) string {
+	if path, ok := strings.CutPrefix(store, "unix://"); ok && path != "" {
+		path, _, _ = strings.Cut(path, "?")
+		return path
+	}
 	if socket := os.Getenv("NIX_DAEMON_SOCKET_PATH"); socket != "" {
 		return socket
 	}

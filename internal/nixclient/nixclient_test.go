@@ -92,8 +92,13 @@ func TestAutoIsWhatNixMakesOfIt(t *testing.T) {
 	if got, want := accessOf("auto", missing, nixstore.Dirs{State: missing}), Local; os.Geteuid() == 0 && got != want {
 		t.Errorf("nothing is there: %s, want %s", got, want)
 	}
-	if is, _ := apart(socket); is {
-		t.Error("we are apart from ourselves")
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if pid, ok := listener(conn.(*net.UnixConn)); ok && pid != os.Getpid() {
+		t.Errorf("process %d listens, want ourselves", pid)
 	}
 }
 
@@ -108,5 +113,30 @@ func TestSubstituterIsComparedLetterByLetter(t *testing.T) {
 	c.Trusted = true
 	if !c.MaySubstitute("file:///anything") {
 		t.Error("who is trusted may do anything")
+	}
+}
+
+func TestDaemonSeesWhatIsMountedForIt(t *testing.T) {
+	// A host, and a container that has a directory of it, and the Nix store.
+	host := []mount{{"8:1", "/", "/"}, {"0:5", "/", "/proc"}, {"8:2", "/", "/home"}, {"8:3", "/", "/nix"}}
+	container := []mount{{"0:99", "/", "/"}, {"8:2", "/ci/cache", "/cache"}, {"8:3", "/", "/nix"}, {"8:2", "/", "/home"}, {"0:77", "/", "/home"}}
+	for path, want := range map[string]bool{
+		"/nix/store": true, "/cache": false, "/cache/nar": false, "/home/ci/cache": false, "/nixos": false, "/": false, "/tmp": false,
+	} {
+		c := &Client{Access: Daemon, ours: container, theirs: host}
+		if sees, known := c.Sees(path); sees != want || !known {
+			t.Errorf("%s: %v, %v; want %v", path, sees, known, want)
+		}
+	}
+	// At the same place.
+	c := &Client{Access: Daemon, ours: append(container, mount{"8:2", "/ci/cache", "/home/ci/cache"}), theirs: host}
+	if sees, _ := c.Sees("/home/ci/cache/nar"); !sees {
+		t.Error("what both see at the same place is not seen")
+	}
+	if _, known := (&Client{Access: Daemon}).Sees("/"); known {
+		t.Error("known without anything to know it by")
+	}
+	if sees, known := (&Client{Access: Local}).Sees("/anything"); !sees || !known {
+		t.Error("without a daemon something is not seen")
 	}
 }

@@ -25,8 +25,12 @@ import (
 
 // A Wish is what a run would like Nix to know.
 type Wish struct {
-	// Substituter is the cache, as it stands in Nix's settings.
+	// Substituter is the cache, as it stands in Nix's settings, and CacheDir where it is.
 	Substituter string
+	CacheDir    string
+
+	// HookDir is where the hook and its queue would lie.
+	HookDir string
 
 	// PublicKeys are the keys whose signatures count, in Nix's form.
 	PublicKeys []string
@@ -62,12 +66,14 @@ func Wire(c *nixclient.Client, wish Wish) Wiring {
 		w.note("Nix uses the store %q, which is not this machine's: nothing of it is kept", c.Store)
 		wish.Keep = false
 	case c.Access == nixclient.Daemon && c.Apart:
-		w.note("nix-daemon runs in another container: it can use the cache only if it sees it at the same place; what is built is found in Nix's database")
+		w.note("nix-daemon runs in another container: what is built is found in Nix's database, and the cache is used if the daemon sees it at the same place")
 	case c.Access == nixclient.Daemon && !c.Trusted:
 		w.note("nix-daemon does not trust you (trusted-users): what is built is found in its database")
 	}
-	w.Hook = wish.Keep && c.Trusted && !c.Apart
-	w.InStore = c.Access == nixclient.Daemon
+	// Nix fails builds whose hook it does not find, so there is none unless it does.
+	sees, known := c.Sees(wish.HookDir)
+	w.Hook = wish.Keep && c.Trusted && !c.Apart && (sees || !known)
+	w.InStore = !known
 	if w.Hook {
 		w.Next = c.String("post-build-hook")
 	}
@@ -77,6 +83,10 @@ func Wire(c *nixclient.Client, wish Wish) Wiring {
 
 // substitute tells Nix of the cache.
 func (w *Wiring) substitute(c *nixclient.Client, wish Wish) {
+	if sees, known := c.Sees(wish.CacheDir); known && !sees {
+		w.note("nix-daemon does not see %s, as in another container: nothing comes from the cache, and what is built is found in Nix's database", wish.CacheDir)
+		return // or it would make a directory there
+	}
 	if !c.MaySubstitute(wish.Substituter) {
 		w.note("nix-daemon does not let you use the cache; the administrator can allow it in nix.conf: trusted-substituters = %s", wish.Substituter)
 		return

@@ -92,7 +92,7 @@ func TestNixIsToldWhatItTakesFromTheUser(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := nixclient.New(tt.settings)
-			c.Access, c.Trusted, c.Apart = tt.access, tt.trusted, tt.apart
+			c.Access, c.Trusted, c.Apart = tt.access, tt.trusted, tt.apart // what a daemon sees is not known
 			wish := tt.wish
 			if wish.Substituter == "" {
 				wish.Substituter, wish.Keep = cache, true
