@@ -102,12 +102,10 @@ func askNix(ctx context.Context, s *doctor.Setup) {
 	var systemErr, versionErr error
 	tasks.Go(func() { s.Nix, s.NixErr = nixclient.Ask(ctx, s.Dirs) })
 	tasks.Go(func() { s.System, systemErr = nixclient.System(ctx) })
-	tasks.Go(func() { s.Version, versionErr = nixclient.NixVersion(ctx) })
+	tasks.Go(func() { s.Version, versionErr = nixclient.InPath(ctx) })
 	tasks.Wait()
 	if s.NixErr = cmp.Or(s.NixErr, systemErr, versionErr); s.NixErr != nil {
 		s.Nix, s.System = nil, nil
-	} else {
-		s.Daemon = nixclient.ParseVersion(s.Nix.DaemonVersion)
 	}
 	// A daemon does not read the user's files.
 	_, files, err := hookSettings(func(name string) string {

@@ -70,9 +70,8 @@ type Setup struct {
 	Nix, System *nixclient.Client
 	NixErr      error
 
-	// Version is the version of the Nix in the PATH; Daemon that of its daemon, if there
-	// is one that tells.
-	Version, Daemon nixclient.Version
+	// Version is the version of the Nix in the PATH.
+	Version nixclient.Version
 
 	// StaleDaemon is a nix-daemon that has not read the settings since they changed, or 0.
 	StaleDaemon int
@@ -168,8 +167,10 @@ func (s *Setup) daemon() bool { return s.Nix != nil && s.Nix.Access == nixclient
 
 // builder is the version of the Nix that builds and substitutes.
 func (s *Setup) builder() nixclient.Version {
-	if s.daemon() && s.Daemon.Known() {
-		return s.Daemon
+	if s.daemon() {
+		if v := nixclient.ParseVersion(s.Nix.DaemonVersion); v.Known() {
+			return v
+		}
 	}
 	return s.Version
 }

@@ -9,6 +9,14 @@ import (
 // daemonSees tells whether the daemon sees the same file at a place as we do, if that can
 // be known. Root looks through the daemon's eyes; others, what is mounted for it.
 func (s *Setup) daemonSees(path string) (sees, known bool) {
+	sees, known = s.throughItsEyes(path)
+	if !known && !s.Nix.Apart {
+		return true, true // as it is nearly always
+	}
+	return sees, known
+}
+
+func (s *Setup) throughItsEyes(path string) (sees, known bool) {
 	if !s.daemon() || s.Nix.DaemonPID == 0 {
 		return s.Nix.Sees(path)
 	}

@@ -2,5 +2,6 @@
 
 package doctor
 
-// daemonSees tells whether the daemon sees the same file at a place as we do.
-func (s *Setup) daemonSees(path string) (sees, known bool) { return s.Nix.Sees(path) }
+// daemonSees tells whether the daemon sees the same file as we do: without mount
+// namespaces it always does.
+func (s *Setup) daemonSees(string) (sees, known bool) { return true, true }

@@ -82,7 +82,7 @@ func (s *Setup) signatures(entries []*bincache.NarInfo) []Finding {
 			Severity: Problem,
 			What:     fmt.Sprintf("the signatures of %s are invalid, of %s for example", count(t.invalid, "entry"), t.example),
 			Why:      "somebody has changed them, or has another key by that name; Nix does not use them",
-			Advice:   "larder verify looks at all of the cache",
+			Advice:   "larder list --long --trusted-public-key KEY shows which ones they are",
 		}
 		if trusting {
 			f.Severity, f.Why = Warning, "somebody has changed them, or has another key by that name; Nix uses them all the same, since the cache is named with ?trusted=true"

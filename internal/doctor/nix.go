@@ -91,7 +91,7 @@ func checkDatabase(ctx context.Context, s *Setup) []Finding {
 
 // skew looks whether the daemon is another Nix than the one that is called.
 func (s *Setup) skew() []Finding {
-	client, daemon := s.Version, s.Daemon
+	client, daemon := s.Version, s.builder()
 	if !client.Known() || !daemon.Known() || client.Major == daemon.Major && client.Minor == daemon.Minor {
 		return nil
 	}

@@ -109,9 +109,9 @@ func TestDaemonOfAnotherVersionIsFound(t *testing.T) {
 	s := newSite(t)
 	withStore(t, s)
 	s.Nix.Access = nixclient.Daemon
-	s.Daemon = nixclient.ParseVersion("2.26.9")
+	s.Nix.DaemonVersion = "2.26.9"
 	s.isFine(t, checkNix)
-	s.Daemon = nixclient.ParseVersion("2.18.1")
+	s.Nix.DaemonVersion = "2.18.1"
 	if f := s.finds(t, checkNix, Warning, "nix-daemon is Nix 2.18.1"); len(f.Run) == 0 && !strings.Contains(f.Advice, "start it again") {
 		t.Errorf("nothing to type: %s", show([]Finding{f}))
 	}

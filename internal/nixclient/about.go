@@ -57,8 +57,8 @@ func ParseVersion(text string) Version {
 	return v
 }
 
-// NixVersion returns the version of the Nix in the PATH.
-func NixVersion(ctx context.Context) (Version, error) {
+// InPath returns the version of the Nix in the PATH. The error wraps [ErrNoNix] if there is none.
+func InPath(ctx context.Context) (Version, error) {
 	nix, err := exec.LookPath("nix")
 	if err != nil {
 		return Version{}, ErrNoNix
