@@ -73,7 +73,9 @@ func TestJobProfitsFromOneThatWasKilled(t *testing.T) {
 		args := buildProject("--argstr", "gate", string(gate))
 		killed := p.job(t, "")
 		run := killed.start(t, killed.around(args...)...)
-		killed.untilCached(t, "part")
+		for _, name := range []string{"compiler", "download", "part"} {
+			killed.untilCached(t, name)
+		}
 		must(t, syscall.Kill(-run.cmd.Process.Pid, syscall.SIGKILL))
 		run.wait(t)
 		killed.whole(t)

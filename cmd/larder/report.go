@@ -129,6 +129,8 @@ func reportLines(r *runner.Report) []string {
 		say("%s came from the cache (%s)%s", paths(r.Hits), ibytes(r.HitNarBytes), saved)
 	}
 	switch {
+	case r.Built == 0 && r.Downloaded == 0 && r.Hits > 0:
+		say("nothing was built")
 	case r.Built == 0 && r.Downloaded == 0:
 		say("nothing was built or downloaded")
 	default:

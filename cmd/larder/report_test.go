@@ -18,11 +18,11 @@ func TestReportSaysOnlyWhatIsTrue(t *testing.T) {
 		"nothing": {lines: []string{"nothing was built or downloaded"}},
 		"all from the cache": {
 			report: runner.Report{Hits: 3, HitNarBytes: 2048, Saved: runner.Seconds(90 * time.Second), TimedHits: 2},
-			lines:  []string{"3 paths came from the cache (2.0 KiB), which saved about 1m30s of building", "nothing was built or downloaded"},
+			lines:  []string{"3 paths came from the cache (2.0 KiB), which saved about 1m30s of building", "nothing was built"},
 		},
 		"of times nothing is known": {
 			report: runner.Report{Hits: 1, HitNarBytes: 10, Restored: runner.Seconds(time.Second)},
-			lines:  []string{"1 path came from the cache (10 B)", "nothing was built or downloaded"},
+			lines:  []string{"1 path came from the cache (10 B)", "nothing was built"},
 		},
 		"all that can be": {
 			report: runner.Report{
@@ -39,14 +39,14 @@ func TestReportSaysOnlyWhatIsTrue(t *testing.T) {
 		"worth it": {
 			report: runner.Report{Hits: 1, TimedHits: 1, Saved: runner.Seconds(time.Minute), Restored: runner.Seconds(5 * time.Second), Stored: runner.Seconds(3 * time.Second)},
 			lines: []string{
-				"1 path came from the cache (0 B), which saved about 1m0s of building", "nothing was built or downloaded",
+				"1 path came from the cache (0 B), which saved about 1m0s of building", "nothing was built",
 				"worth it: the cache saved about 1m0s and cost 8s (restore 5s, end put off 0s, save 3s)",
 			},
 		},
 		"not worth it": {
 			report: runner.Report{Hits: 1, TimedHits: 1, Saved: runner.Seconds(time.Second), Restored: runner.Seconds(5 * time.Second), Drained: runner.Seconds(100 * time.Millisecond)},
 			lines: []string{
-				"1 path came from the cache (0 B), which saved about 1s of building", "nothing was built or downloaded",
+				"1 path came from the cache (0 B), which saved about 1s of building", "nothing was built",
 				"not worth it this time: the cache saved about 1s and cost 5.1s (restore 5s, end put off 100ms, save 0s)",
 			},
 		},
