@@ -3,8 +3,6 @@ package integration
 import (
 	"fmt"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -67,40 +65,24 @@ func TestJobSubstitutesEvenWhatIsQuickToBuild(t *testing.T) {
 }
 
 func TestRunInARunOfTheSameCacheIsPartOfIt(t *testing.T) {
-	eachNix(t, func(t *testing.T, n nix) {
-		for _, r := range roles {
-			t.Run(r.name, func(t *testing.T) {
-				t.Parallel()
-				if r.name != "trusted" && n != nixes[1] {
-					t.Skip("once is enough")
-				}
-				j := provider{n, r}.job(t, "")
-				o := j.runs(t, append([]string{"larder", "run", "--cache", "cache", "--"}, buildProject()...)...)
-				if strings.Count(o.stderr, "added to") != 1 || len(warnings(o.stderr)) != 0 {
-					t.Errorf("there is not one report: %s", o.stderr)
-				}
-				j.holdsAll(t)
-			})
+	someRoles(t, func(t *testing.T, n nix, r role) {
+		j := provider{n, r}.job(t, "")
+		o := j.runs(t, append([]string{"larder", "run", "--cache", "cache", "--"}, buildProject()...)...)
+		if strings.Count(o.stderr, "added to") != 1 || len(warnings(o.stderr)) != 0 {
+			t.Errorf("there is not one report: %s", o.stderr)
 		}
+		j.holdsAll(t)
 	})
 }
 
 func TestRunInARunOfAnotherCacheFillsBoth(t *testing.T) {
-	eachNix(t, func(t *testing.T, n nix) {
-		for _, r := range roles {
-			t.Run(r.name, func(t *testing.T) {
-				t.Parallel()
-				if r.name != "trusted" && n != nixes[1] {
-					t.Skip("once is enough")
-				}
-				j := provider{n, r}.job(t, "")
-				j.runs(t, append([]string{"larder", "run", "--cache", "inner", "--"}, buildProject()...)...)
-				j.holdsAll(t)
-				inner := *j
-				inner.cache = j.host(j.user.home + "/inner")
-				equalPaths(t, "inner cache", inner.cached(t), j.cached(t))
-			})
-		}
+	someRoles(t, func(t *testing.T, n nix, r role) {
+		j := provider{n, r}.job(t, "")
+		j.runs(t, append([]string{"larder", "run", "--cache", "inner", "--"}, buildProject()...)...)
+		j.holdsAll(t)
+		inner := *j
+		inner.cache = j.host(j.user.home + "/inner")
+		equalPaths(t, "inner cache", inner.cached(t), j.cached(t))
 	})
 }
 
@@ -110,6 +92,9 @@ func TestRootThroughTheDaemon(t *testing.T) {
 		j := provider{n, roles[0]}.job(t, "")
 		j.startDaemon(t)
 		j.machine = j.with("NIX_REMOTE=daemon")
+		if out, stderr, _ := j.tryRun(t, "larder", "run", "--cache", "cache", "--", "sh", "-c", "echo $NIX_CONFIG"); !strings.Contains(out, "post-build-hook = ") {
+			t.Errorf("there is no hook: %s%s", out, stderr)
+		}
 		j.runs(t, buildProject()...).hasBuilt(t, "app", "compiler", "docs", "download", "leaf", "lib", "part")
 		j.holdsAll(t)
 		j.asRoot().collectGarbage(t)
@@ -129,9 +114,9 @@ func TestOtherStoreOfTheCommandIsLeftAlone(t *testing.T) {
 	})
 }
 
-// elsewhere returns the machine as a container of its own sees it, that shares only
-// /nix: homes and what is below /var are hidden.
-func (m *machine) elsewhere(t *testing.T) *machine {
+// elsewhere returns the machine as a container of its own sees it, that has nothing in
+// some directories.
+func (m *machine) elsewhere(t *testing.T, hidden ...string) *machine {
 	t.Helper()
 	view := *m
 	tid, opened := make(chan int), make(chan struct{})
@@ -139,13 +124,10 @@ func (m *machine) elsewhere(t *testing.T) *machine {
 	go func() {
 		made <- m.inside(func() error {
 			err := unix.Unshare(unix.CLONE_NEWNS)
-			for _, dir := range []string{"/home", "/root", "/var", "/tmp", "/larder"} {
+			for _, dir := range hidden {
 				if err == nil {
 					err = unix.Mount("tmpfs", dir, "tmpfs", 0, "")
 				}
-			}
-			if err == nil {
-				err = os.MkdirAll("/var/tmp", 0o777)
 			}
 			tid <- unix.Gettid()
 			<-opened
@@ -164,25 +146,36 @@ func (m *machine) elsewhere(t *testing.T) *machine {
 // A daemon in another container does not see what a user sees. Builds must not fail.
 func TestDaemonInAnotherContainer(t *testing.T) {
 	eachNix(t, func(t *testing.T, n nix) {
-		for _, r := range roles[1:3] {
-			t.Run(r.name, func(t *testing.T) {
+		for what, c := range map[string]struct {
+			role   role
+			hidden []string
+			reads  bool
+			note   string
+		}{
+			"sees next to nothing": {roles[1], []string{"/home", "/root", "/var/lib", "/larder"}, false, "nix-daemon does not see /home/alice/cache"},
+			"does not trust":       {roles[2], []string{"/home"}, false, "nix-daemon does not see /home/bob/cache"},
+			"does not see larder":  {roles[1], []string{"/larder"}, true, ""},
+			"does not see the run": {roles[1], []string{"/home/alice/.local"}, true, ""},
+		} {
+			t.Run(what, func(t *testing.T) {
 				t.Parallel()
-				m := newMachine(t, n, r.conf...)
-				m.elsewhere(t).startDaemon(t)
-				j := &ciJob{role: r, larder: larder{machine: m.as(r.user).with("NIX_REMOTE="), cache: m.host(r.user.home + "/cache")}}
-				graph := `import /larder/graphs/derive.nix "top" { one = ` + oneExpr("one") + `; } "echo $one > $out"`
-				o := j.runs(t, "nix-build", "--no-out-link", "--expr", graph)
+				m := newMachine(t, n, c.role.conf...)
+				m.as(c.role.user).run(t, "mkdir", "-p", ".local")
+				m.elsewhere(t, c.hidden...).startDaemon(t)
+				j := &ciJob{role: c.role, larder: larder{machine: m.as(c.role.user).with("NIX_REMOTE="), cache: m.host(c.role.user.home + "/cache")}}
+				build := []string{"nix-build", "--no-out-link", "--expr", `import /larder/graphs/derive.nix "top" { one = ` + oneExpr("one") + `; } "echo $one > $out"`}
+				o := j.runs(t, build...)
 				o.hasBuilt(t, "one", "top")
 				if o.report.Built != 2 || o.report.Added != 2 {
 					t.Errorf("report is %+v", o.report)
 				}
-				if !slices.ContainsFunc(o.report.Notes, func(note string) bool { return strings.Contains(note, "container") }) {
-					t.Errorf("notes are %q", o.report.Notes)
+				if c.note != "" && !strings.Contains(o.stderr, c.note) {
+					t.Errorf("larder does not say %q: %s", c.note, o.stderr)
 				}
 				j.whole(t)
-				j.runs(t, "nix-build", "--no-out-link", "--expr", graph, "--check")
-				if _, err := os.Stat(filepath.Join(m.dir, "home", r.user.name, "cache", "nix")); err == nil {
-					t.Error("Nix has taken the cache for a store")
+				m.collectGarbage(t)
+				if o = j.runs(t, build...); c.reads {
+					o.hasBuilt(t)
 				}
 			})
 		}

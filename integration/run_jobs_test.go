@@ -22,10 +22,16 @@ func TestJobsBuildOnlyWhatNoJobHasBuilt(t *testing.T) {
 		if rep := one.report; rep.Built != outputs || rep.Hits != 0 || rep.Added != len(first.cached(t)) {
 			t.Errorf("report of the first job is %+v", rep)
 		}
-		for _, note := range r.notes {
-			if !strings.Contains(one.stderr, note) {
-				t.Errorf("larder does not say %q: %s", note, one.stderr)
+		if len(one.report.Notes) != len(r.notes) {
+			t.Errorf("notes are %q, want %q", one.report.Notes, r.notes)
+		}
+		for i, note := range one.report.Notes {
+			if i < len(r.notes) && !strings.Contains(note, r.notes[i]) || !strings.Contains(one.stderr, "larder: "+note+"\n") {
+				t.Errorf("note %d is %q, want %q: %s", i, note, r.notes[i], one.stderr)
 			}
+		}
+		if told := strings.Contains(first.run(t, "larder", "run", "--quiet", "--cache", "cache", "--", "sh", "-c", "echo $NIX_CONFIG"), "post-build-hook"); told != r.hooks {
+			t.Errorf("there is a hook: %t, want %t", told, r.hooks)
 		}
 
 		// Nothing has changed.
@@ -67,7 +73,7 @@ func TestJobsBuildOnlyWhatNoJobHasBuilt(t *testing.T) {
 
 // A provider kills what takes too long, and saves the directory as it is.
 func TestJobProfitsFromOneThatWasKilled(t *testing.T) {
-	eachRole(t, func(t *testing.T, n nix, r role) {
+	someRoles(t, func(t *testing.T, n nix, r role) {
 		p := provider{n, r}
 		gate := newGate(t)
 		args := buildProject("--argstr", "gate", string(gate))
@@ -94,5 +100,20 @@ func TestJobProfitsFromOneThatWasKilled(t *testing.T) {
 		hasPaths(t, "cache", next.cached(t), next.wanted(t, next.validPaths(t)))
 		next.whole(t)
 		next.leftNothing(t)
+	})
+}
+
+// A job that is short of space collects garbage, and that is what it has just built.
+func TestJobThatCollectsGarbageKeepsWhatItBuilt(t *testing.T) {
+	someRoles(t, func(t *testing.T, n nix, r role) {
+		if !r.hooks {
+			t.Skip("without a hook it takes the fifth of a second until there are roots")
+		}
+		j := provider{n, r}.job(t, "")
+		o := j.runs(t, "sh", "-euc", `nix-build --no-out-link `+projectGraph+`; nix-store --gc; nix-store --gc`)
+		if n := len(j.cached(t)); n != 9 || o.report.Built != 8 || o.report.Gone != 0 {
+			t.Errorf("%d entries, report %+v", n, o.report)
+		}
+		j.whole(t)
 	})
 }

@@ -183,24 +183,33 @@ func TestInterruptBeforeTheCommandIsHeard(t *testing.T) {
 
 // What was built is not lost because somebody has had enough.
 func TestInterruptedRunKeepsWhatWasFinished(t *testing.T) {
-	eachNix(t, func(t *testing.T, n nix) {
-		for _, r := range roles[:2] {
-			t.Run(r.name, func(t *testing.T) {
-				t.Parallel()
-				j := provider{n, r}.job(t, "")
-				gate := newGate(t)
-				term := j.startOnTerminal(t, j.around(buildProject("--argstr", "gate", string(gate))...)...)
-				j.untilCached(t, "part")
-				term.types(t, "\x03")
-				o := j.ends(t, term.process)
-				if o.exit == 0 || o.report.ExitCode == nil || *o.report.ExitCode != o.exit {
-					t.Errorf("exit %d, report %+v", o.exit, o.report)
-				}
-				j.leftNothing(t)
-				j.whole(t)
-			})
+	someRoles(t, func(t *testing.T, n nix, r role) {
+		j := provider{n, r}.job(t, "")
+		gate := newGate(t)
+		term := j.startOnTerminal(t, j.around(buildProject("--argstr", "gate", string(gate))...)...)
+		j.untilCached(t, "part")
+		term.types(t, "\x03")
+		o := j.ends(t, term.process)
+		if o.exit == 0 || o.report.ExitCode == nil || *o.report.ExitCode != o.exit {
+			t.Errorf("exit %d, report %+v", o.exit, o.report)
 		}
+		j.leftNothing(t)
+		j.whole(t)
 	})
+}
+
+// Nobody sees any more what is said.
+func TestRunEndsWithItsTerminal(t *testing.T) {
+	t.Parallel()
+	j := provider{nixes[0], roles[0]}.job(t, "")
+	term := j.startOnTerminal(t, j.around(buildProject("--argstr", "gate", string(newGate(t)))...)...)
+	j.untilCached(t, "part")
+	must(t, term.master.Close())
+	if o := j.ends(t, term.process); o.exit == 0 || o.report.LeftOver != 0 || len(j.cached(t)) != o.report.Added {
+		t.Errorf("exit %d, report %+v", o.exit, o.report)
+	}
+	j.leftNothing(t)
+	j.whole(t)
 }
 
 // bigJob is a run whose command has built something that takes long to copy, and waits.

@@ -48,18 +48,21 @@ func (m *machine) startOnTerminal(t *testing.T, args ...string) *terminal {
 }
 
 func openTerminal() (master, slave *os.File, err error) {
-	if master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0); err != nil {
+	// Not blocking, or Close would wait for what is typed last.
+	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
 		return nil, nil, err
 	}
+	master = os.NewFile(uintptr(fd), "/dev/ptmx")
 	defer func() {
 		if err != nil {
 			master.Close()
 		}
 	}()
-	if err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+	if err = unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
 		return nil, nil, err
 	}
-	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
 	if err != nil {
 		return nil, nil, err
 	}

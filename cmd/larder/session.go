@@ -88,6 +88,7 @@ func newSession(c *cli.Context, keep bool, log *slog.Logger) (_ *session, err er
 		return nil, err
 	}
 	wish.HookDir = s.dir
+	wish.HookProgram, _ = hookProgram("") // (ignored) who installs it will say
 	if err := s.wire(client, dirs, wish); err != nil {
 		return nil, err
 	}
@@ -244,7 +245,7 @@ func (s *session) environ() []string {
 // remove removes the session: all of it, or all but a hook that does nothing, where
 // somebody may still have it in the environment. Nix fails builds whose hook is gone.
 func (s *session) remove() {
-	if err := s.tryRemove(s.started || s.hook != "" && inUse(s.dir)); err != nil {
+	if err := s.tryRemove(s.hook != "" && (s.started || inUse(s.dir))); err != nil {
 		s.log.Warn("run left something behind", "dir", s.dir, "err", err)
 	}
 }

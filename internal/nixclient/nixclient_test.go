@@ -118,18 +118,18 @@ func TestSubstituterIsComparedLetterByLetter(t *testing.T) {
 
 func TestDaemonSeesWhatIsMountedForIt(t *testing.T) {
 	// A host, and a container that has a directory of it, and the Nix store.
-	host := []mount{{"8:1", "/", "/"}, {"0:5", "/", "/proc"}, {"8:2", "/", "/home"}, {"8:3", "/", "/nix"}}
-	container := []mount{{"0:99", "/", "/"}, {"8:2", "/ci/cache", "/cache"}, {"8:3", "/", "/nix"}, {"8:2", "/", "/home"}, {"0:77", "/", "/home"}}
+	host := parseMounts("1 0 8:1 / /\n2 1 0:5 / /proc\n3 1 8:2 / /home\n4 1 8:3 / /nix\n")
+	const container = "10 9 0:99 / /\n11 10 8:2 /ci/cache /cache\n12 10 8:3 / /nix\n13 10 8:2 / /home\n14 13 0:77 / /home\n"
 	for path, want := range map[string]bool{
 		"/nix/store": true, "/cache": false, "/cache/nar": false, "/home/ci/cache": false, "/nixos": false, "/": false, "/tmp": false,
 	} {
-		c := &Client{Access: Daemon, DaemonPID: 1, ours: container, theirs: host}
+		c := &Client{Access: Daemon, DaemonPID: 1, ours: parseMounts(container), theirs: host}
 		if sees, known := c.Sees(path); sees != want || !known {
 			t.Errorf("%s: %v, %v; want %v", path, sees, known, want)
 		}
 	}
 	// At the same place.
-	c := &Client{Access: Daemon, DaemonPID: 1, ours: append(container, mount{"8:2", "/ci/cache", "/home/ci/cache"}), theirs: host}
+	c := &Client{Access: Daemon, DaemonPID: 1, ours: parseMounts(container + "15 14 8:2 /ci/cache /home/ci/cache\n"), theirs: host}
 	if sees, _ := c.Sees("/home/ci/cache/nar"); !sees {
 		t.Error("what both see at the same place is not seen")
 	}
@@ -140,5 +140,29 @@ func TestDaemonSeesWhatIsMountedForIt(t *testing.T) {
 	}
 	if sees, known := (&Client{Access: Local}).Sees("/anything"); !sees || !known {
 		t.Error("without a daemon something is not seen")
+	}
+}
+
+func TestPathIsOnTheMountThatHidesTheOthers(t *testing.T) {
+	list := parseMounts(`1 1 8:1 / / rw
+2 1 8:2 /homes /home rw
+3 1 0:9 / /tmp rw
+4 3 8:1 /var/tmp /tmp rw
+5 1 0:5 / /srv/a/b rw
+6 1 8:3 / /srv/a rw
+7 6 8:4 /x /srv/a/c\040d rw
+`)
+	for path, want := range map[string]string{
+		"/":            "8:1 /",
+		"/etc":         "8:1 /etc",
+		"/home/alice":  "8:2 /homes/alice",
+		"/homeless":    "8:1 /homeless",
+		"/tmp/x":       "8:1 /var/tmp/x", // mounted over the other one
+		"/srv/a/b":     "8:3 /b",         // mounted above it, later
+		"/srv/a/c d/e": "8:4 /x/e",
+	} {
+		if device, file := covering(list, path); device+" "+file != want {
+			t.Errorf("%s is on %s %s, want %s", path, device, file, want)
+		}
 	}
 }

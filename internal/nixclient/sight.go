@@ -3,42 +3,52 @@ package nixclient
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
 // A mount is a line of /proc/<pid>/mountinfo (proc(5)), as far as it says what is seen.
 type mount struct {
-	device string // major:minor
-	root   string // which directory of that file system
-	point  string // where it is mounted
+	id, parent string
+	device     string // major:minor
+	root       string // which directory of that file system
+	point      string // where it is mounted
 }
 
 // mounts returns what a process sees. Everybody may read that, of everybody.
 func mounts(pid string) ([]mount, error) {
 	text, err := os.ReadFile("/proc/" + pid + "/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	var list []mount
-	for line := range strings.Lines(string(text)) {
+	return parseMounts(string(text)), err
+}
+
+func parseMounts(text string) (list []mount) {
+	for line := range strings.Lines(text) {
 		if f := strings.Fields(line); len(f) >= 5 {
-			list = append(list, mount{f[2], unescape.Replace(f[3]), unescape.Replace(f[4])})
+			list = append(list, mount{f[0], f[1], f[2], unescape.Replace(f[3]), unescape.Replace(f[4])})
 		}
 	}
-	return list, nil
+	return list
 }
 
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
-// covering returns the mount that a path is in, and where in its file system.
+// covering returns the device that a path is on, and where on it. It goes from mount to
+// mount, as the kernel does: one that is hidden by another is not met. (The first one may
+// be its own parent.)
 func covering(mounts []mount, path string) (device, file string) {
-	var best mount
-	for _, m := range mounts { // of several at one point the last one is on top
-		if len(m.point) >= len(best.point) && below(path, m.point) {
-			best = m
+	at := slices.IndexFunc(mounts, func(m mount) bool { return m.point == "/" })
+	if at < 0 {
+		return "", "" // in a chroot
+	}
+	for next := at; next >= 0; {
+		at, next = next, -1
+		for i, m := range mounts {
+			if i != at && m.parent == mounts[at].id && below(path, m.point) && (next < 0 || len(m.point) < len(mounts[next].point)) {
+				next = i
+			}
 		}
 	}
-	return best.device, filepath.Join(best.root, strings.TrimPrefix(path, best.point))
+	return mounts[at].device, filepath.Join(mounts[at].root, strings.TrimPrefix(path, mounts[at].point))
 }
 
 func below(path, dir string) bool {
@@ -62,5 +72,8 @@ func (c *Client) Sees(path string) (sees, known bool) {
 	}
 	ourDevice, ourFile := covering(c.ours, path)
 	theirDevice, theirFile := covering(c.theirs, path)
+	if ourDevice == "" || theirDevice == "" {
+		return false, false
+	}
 	return ourDevice == theirDevice && ourFile == theirFile, true
 }

@@ -29,8 +29,9 @@ type Wish struct {
 	Substituter string
 	CacheDir    string
 
-	// HookDir is where the hook and its queue would lie.
-	HookDir string
+	// HookDir is where the hook and its queue would lie, and HookProgram the program that
+	// would be linked there.
+	HookDir, HookProgram string
 
 	// PublicKeys are the keys whose signatures count, in Nix's form.
 	PublicKeys []string
@@ -73,7 +74,8 @@ func Wire(c *nixclient.Client, wish Wish) Wiring {
 	// Nix fails builds whose hook it does not find, so there is none unless it does.
 	sees, known := c.Sees(wish.HookDir)
 	w.Hook = wish.Keep && c.Trusted && !c.Apart && (sees || !known)
-	w.InStore = !known
+	seesProgram, programKnown := c.Sees(wish.HookProgram)
+	w.InStore = !known || !programKnown || !seesProgram
 	if w.Hook {
 		w.Next = c.String("post-build-hook")
 	}
