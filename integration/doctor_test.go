@@ -257,7 +257,7 @@ func TestDoctorLooksThroughTheDaemonsEyes(t *testing.T) {
 		l := newLarder(t, n)
 		other := tempDir(t)
 		l.past(t)
-		l.elsewhere(t).startDaemon(t)
+		l.elsewhere(t, "/tmp", "/var/lib").startDaemon(t)
 		l.past(t)
 		r := l.with("NIX_REMOTE=daemon")
 		found := r.doctor(t)
