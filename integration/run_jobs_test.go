@@ -79,7 +79,7 @@ func TestJobProfitsFromOneThatWasKilled(t *testing.T) {
 		args := buildProject("--argstr", "gate", string(gate))
 		killed := p.job(t, "")
 		run := killed.start(t, killed.around(args...)...)
-		for _, name := range []string{"compiler", "download", "part"} {
+		for _, name := range []string{"compiler", "docs", "download", "part"} {
 			killed.untilCached(t, name)
 		}
 		must(t, syscall.Kill(-run.cmd.Process.Pid, syscall.SIGKILL))
