@@ -196,6 +196,9 @@ func connect(file, mode string) (*sql.DB, error) {
 	return db, nil
 }
 
+// CheckPlace returns an error that wraps [ErrRemote] if no queue can be in a directory.
+func CheckPlace(dir string) error { return refuseRemote(dir) }
+
 // Close closes the queue.
 func (q *Queue) Close() error { return q.db.Close() }
 

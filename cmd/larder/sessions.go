@@ -39,12 +39,12 @@ func sessionsDir() (string, error) {
 	file, err := queue.DefaultFile(os.Geteuid(), os.Getenv)
 	if err == nil {
 		dir := filepath.Join(filepath.Dir(file), "runs")
-		if err = os.MkdirAll(dir, 0o755); err == nil && canMake(filepath.Join(dir, "x")) == nil {
+		if err = os.MkdirAll(dir, 0o755); err == nil && canMake(filepath.Join(dir, "x")) == nil && queue.CheckPlace(dir) == nil {
 			return dir, nil
 		}
 	}
-	// Without a home there is still a place for what need not outlive the machine. It
-	// has to be ours: everybody may make one of that name.
+	// Without a home, or with one on another machine, there is still a place for what
+	// need not outlive this one. It has to be ours: everybody may make one of that name.
 	dir := filepath.Join(os.TempDir(), fmt.Sprintf("larder-%d", os.Geteuid()))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("make a place for the run: %w", err)

@@ -143,6 +143,17 @@ func TestDaemonSeesWhatIsMountedForIt(t *testing.T) {
 	}
 }
 
+func TestWhatAUserHasMountedNobodyElseNeedSee(t *testing.T) {
+	list := parseMounts("1 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n2 1 0:40 / /home/alice rw shared:2 master:3 - fuse.sshfs host: rw\n")
+	c := &Client{Access: Daemon, DaemonPID: 1, ours: list, theirs: list}
+	if _, known := c.Sees("/home/alice/x"); known {
+		t.Error("what is mounted by a user is known to be seen, or not to be")
+	}
+	if sees, known := c.Sees("/home/bob"); !sees || !known {
+		t.Error("what is on the disk is not known to be seen")
+	}
+}
+
 func TestPathIsOnTheMountThatHidesTheOthers(t *testing.T) {
 	list := parseMounts(`1 1 8:1 / / rw
 2 1 8:2 /homes /home rw
@@ -161,8 +172,8 @@ func TestPathIsOnTheMountThatHidesTheOthers(t *testing.T) {
 		"/srv/a/b":     "8:3 /b",         // mounted above it, later
 		"/srv/a/c d/e": "8:4 /x/e",
 	} {
-		if device, file := covering(list, path); device+" "+file != want {
-			t.Errorf("%s is on %s %s, want %s", path, device, file, want)
+		if on, file := covering(list, path); on.device+" "+file != want {
+			t.Errorf("%s is on %s %s, want %s", path, on.device, file, want)
 		}
 	}
 }

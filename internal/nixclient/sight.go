@@ -13,6 +13,7 @@ type mount struct {
 	device     string // major:minor
 	root       string // which directory of that file system
 	point      string // where it is mounted
+	kind       string // such as ext4
 }
 
 // mounts returns what a process sees. Everybody may read that, of everybody.
@@ -24,7 +25,9 @@ func mounts(pid string) ([]mount, error) {
 func parseMounts(text string) (list []mount) {
 	for line := range strings.Lines(text) {
 		if f := strings.Fields(line); len(f) >= 5 {
-			list = append(list, mount{f[0], f[1], f[2], unescape.Replace(f[3]), unescape.Replace(f[4])})
+			_, after, _ := strings.Cut(line, " - ") // behind fields of which there may be any number
+			kind, _, _ := strings.Cut(after, " ")
+			list = append(list, mount{f[0], f[1], f[2], unescape.Replace(f[3]), unescape.Replace(f[4]), kind})
 		}
 	}
 	return list
@@ -32,13 +35,13 @@ func parseMounts(text string) (list []mount) {
 
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
-// covering returns the device that a path is on, and where on it. It goes from mount to
+// covering returns the mount that a path is on, and where on its device. It goes from mount to
 // mount, as the kernel does: one that is hidden by another is not met. (The first one may
 // be its own parent.)
-func covering(mounts []mount, path string) (device, file string) {
+func covering(mounts []mount, path string) (on mount, file string) {
 	at := slices.IndexFunc(mounts, func(m mount) bool { return m.point == "/" })
 	if at < 0 {
-		return "", "" // in a chroot
+		return mount{}, "" // in a chroot
 	}
 	for next := at; next >= 0; {
 		at, next = next, -1
@@ -48,7 +51,7 @@ func covering(mounts []mount, path string) (device, file string) {
 			}
 		}
 	}
-	return mounts[at].device, filepath.Join(mounts[at].root, strings.TrimPrefix(path, mounts[at].point))
+	return mounts[at], filepath.Join(mounts[at].root, strings.TrimPrefix(path, mounts[at].point))
 }
 
 func below(path, dir string) bool {
@@ -70,10 +73,10 @@ func (c *Client) Sees(path string) (sees, known bool) {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	}
-	ourDevice, ourFile := covering(c.ours, path)
-	theirDevice, theirFile := covering(c.theirs, path)
-	if ourDevice == "" || theirDevice == "" {
-		return false, false
+	ours, ourFile := covering(c.ours, path)
+	theirs, theirFile := covering(c.theirs, path)
+	if strings.HasPrefix(ours.kind, "fuse") {
+		return false, false // it may let in nobody but who has mounted it, not even root
 	}
-	return ourDevice == theirDevice && ourFile == theirFile, true
+	return ours.device == theirs.device && ourFile == theirFile, true
 }

@@ -89,6 +89,9 @@ func (w *Wiring) substitute(c *nixclient.Client, wish Wish) {
 		w.note("nix-daemon does not see %s, as in another container: nothing comes from the cache, and what is built is found in Nix's database", wish.CacheDir)
 		return // or it would make a directory there
 	}
+	if strings.Contains(wish.Substituter, "%") && !c.Knows("always-allow-substitutes") {
+		w.note("some versions of Nix before 2.26, such as 2.8, find no cache whose directory has a space, a %% or letters beyond ASCII in its name: choose another one if nothing comes from it")
+	}
 	if !c.MaySubstitute(wish.Substituter) {
 		w.note("nix-daemon does not let you use the cache; the administrator can allow it in nix.conf: trusted-substituters = %s", wish.Substituter)
 		return

@@ -89,6 +89,14 @@ func TestNixIsToldWhatItTakesFromTheUser(t *testing.T) {
 			wish:  Wish{PublicKeys: []string{key}},
 			lines: everything, inStore: true, notes: []string{"does not trust you"},
 		},
+		"a Nix that may not find the cache": {
+			access: nixclient.Local, trusted: true, settings: settings(), wish: Wish{Substituter: "file:///a%20b", Keep: true},
+			lines: []string{"extra-substituters = file:///a%20b", "fallback = true"}, hook: true, notes: []string{"a space, a % or letters"},
+		},
+		"a Nix that finds it": {
+			access: nixclient.Local, trusted: true, settings: settings("always-allow-substitutes", false), wish: Wish{Substituter: "file:///a%20b", Keep: true},
+			lines: []string{"extra-substituters = file:///a%20b", "fallback = true", "always-allow-substitutes = true"}, hook: true,
+		},
 		"another machine's store": {
 			access: nixclient.Elsewhere, trusted: true, settings: settings("store", "ssh-ng://other"),
 			lines: everything, notes: []string{"ssh-ng://other"},
