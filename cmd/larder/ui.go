@@ -82,7 +82,8 @@ func showLine(w io.Writer) func(progress) {
 // which one takes the time. Where nobody knows how many bytes there will be, the bar is
 // one of paths.
 func showBar(w io.Writer) func(progress) {
-	bar := progressbar.NewOptions64(0, progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(true),
+	// One of 0 would be at its end before it begins.
+	bar := progressbar.NewOptions64(1, progressbar.OptionSetWriter(w), progressbar.OptionShowBytes(true),
 		progressbar.OptionUseIECUnits(true), progressbar.OptionSetWidth(20), progressbar.OptionClearOnFinish())
 	return func(p progress) {
 		name := ""
