@@ -88,7 +88,7 @@ func (w *Wiring) substitute(c *nixclient.Client, wish Wish) {
 		return // or it would make a directory there
 	}
 	if !c.MaySubstitute(wish.Substituter) {
-		w.note("nix-daemon does not let you use the cache; the administrator can allow it in nix.conf: trusted-substituters = %s", wish.Substituter)
+		w.note("nix-daemon does not let you use the cache; the administrator can allow it in nix.conf: extra-trusted-substituters = %s", wish.Substituter)
 		return
 	}
 	if !slices.Contains(c.Strings("substituters"), wish.Substituter) {
