@@ -68,12 +68,12 @@ func TestResultsInJSON(t *testing.T) {
 
 	mend := l.corrupt(t, path)
 	stdout, stderr, exit := l.tryRun(t, "larder", "drain", "--json")
-	if drained := object(t, strings.TrimSuffix(stdout, "\n"), "waiting", "dead"); exit != 4 || drained["waiting"] != json.Number("0") || drained["dead"] != json.Number("1") {
+	if drained := object(t, strings.TrimSuffix(stdout, "\n"), "waiting", "dead", "report"); exit != 4 || drained["waiting"] != json.Number("0") || drained["dead"] != json.Number("1") {
 		t.Errorf("exit %d, drain says %v, %s", exit, drained, stderr)
 	}
 	mend()
 	l.run(t, "larder", "retry", path)
-	if drained := object(t, l.run(t, "larder", "drain", "--json"), "waiting", "dead"); drained["waiting"] != json.Number("0") || drained["dead"] != json.Number("0") {
+	if drained := object(t, l.run(t, "larder", "drain", "--json"), "waiting", "dead", "report"); drained["waiting"] != json.Number("0") || drained["dead"] != json.Number("0") {
 		t.Errorf("drain says %v", drained)
 	}
 

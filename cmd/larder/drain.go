@@ -67,7 +67,11 @@ func drain(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	publishReport(c, r)
+	if r.Empty() {
+		fileReport(c, r)
+	} else {
+		publishReport(c, r)
+	}
 	return printDrained(c, before, after, r)
 }
 

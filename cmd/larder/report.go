@@ -98,6 +98,12 @@ func publishReport(c *cli.Context, r *runner.Report) {
 	for _, line := range reportLines(r) {
 		fmt.Fprintf(c.App.ErrWriter, "larder: %s\n", line)
 	}
+	fileReport(c, r)
+}
+
+// fileReport shows the report to everybody but those who read what is printed, except
+// for what somebody should do something about.
+func fileReport(c *cli.Context, r *runner.Report) {
 	for _, line := range reportWarnings(r) {
 		warn(c, "%s", line)
 	}

@@ -292,9 +292,9 @@ func (c *Cache) readInfo() error {
 }
 
 // CheckWritable returns an error if files can't be made in the cache. It makes none:
-// see the package comment.
+// see the package comment. Of what goes wrong later a worker's jobs tell.
 func (c *Cache) CheckWritable() error {
-	for _, dir := range []string{tmpDir, "nar", "."} {
+	for _, dir := range []string{tmpDir, "."} {
 		if err := c.mayWrite(dir); err != nil {
 			return fmt.Errorf("write to %s: %w", filepath.Join(c.path, dir), err)
 		}

@@ -81,6 +81,9 @@ type Reason struct {
 	Paths int    `json:"paths"`
 }
 
+// Empty tells whether nothing has happened.
+func (r *Report) Empty() bool { return r.Queued+r.Added+r.Built+r.Downloaded+r.Hits+r.AlreadyThere == 0 }
+
 // Cost is what the cache has cost in time.
 func (r *Report) Cost() time.Duration { return time.Duration(r.Drained + r.Restored + r.Stored) }
 
