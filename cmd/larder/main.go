@@ -1,5 +1,5 @@
-// Larder keeps what Nix builds: it copies every new store path, with all that it
-// needs, into a binary cache in a directory.
+// Larder keeps what enters the Nix store: it copies every new store path, with all
+// that it needs, into a binary cache in a directory. See README.md.
 package main
 
 import (

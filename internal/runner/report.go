@@ -82,7 +82,9 @@ type Reason struct {
 }
 
 // Empty tells whether nothing has happened.
-func (r *Report) Empty() bool { return r.Queued+r.Added+r.Built+r.Downloaded+r.Hits+r.AlreadyThere == 0 }
+func (r *Report) Empty() bool {
+	return r.Queued+r.Added+r.Built+r.Downloaded+r.Hits+r.AlreadyThere == 0
+}
 
 // Cost is what the cache has cost in time.
 func (r *Report) Cost() time.Duration { return time.Duration(r.Drained + r.Restored + r.Stored) }

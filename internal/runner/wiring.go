@@ -6,8 +6,9 @@
 //
 // Nix is told by NIX_CONFIG, which goes before its files, and which a client passes on
 // to its daemon. A daemon takes everything from a user whom it trusts. From others it
-// takes only substituters that the administrator allowed, letter by letter; anything
-// else makes newer versions of Nix warn at every command, so it is not set.
+// takes little: of what we want only fallback, and substituters that the administrator
+// allowed, letter by letter. Anything else makes newer versions of Nix warn at every
+// command, so it is not set.
 //
 // # Journal
 //
