@@ -255,7 +255,7 @@ func TestGitHubForksUseOnlyWhatIsSigned(t *testing.T) {
 	main := newGithubRunner(t, r, service)
 	main.run(t, "nix-store", "--generate-binary-cache-key", "ci-1", "key", "key.pub")
 	secret, public := main.run(t, "cat", "key"), main.run(t, "cat", "key.pub")
-	main.secrets = map[string]string{"secrets.LARDER_SIGNING_KEY": secret, "vars.LARDER_PUBLIC_KEY": public}
+	main.secrets = map[string]string{"secrets.LARDER_SIGNING_KEY": secret, "vars.LARDER_TRUSTED_PUBLIC_KEY": public}
 	main.succeeds(t)
 	keys := main.saved(t)
 	// The runner blackens what it is told of, and the key is nowhere else.
@@ -266,7 +266,7 @@ func TestGitHubForksUseOnlyWhatIsSigned(t *testing.T) {
 	}
 
 	fork := newGithubRunner(t, r, service, buildsNothing)
-	fork.secrets = map[string]string{"vars.LARDER_PUBLIC_KEY": public}
+	fork.secrets = map[string]string{"vars.LARDER_TRUSTED_PUBLIC_KEY": public}
 	fork.succeeds(t)
 	adding := newGithubRunner(t, r, service)
 	adding.secrets = fork.secrets

@@ -20,19 +20,19 @@ import (
 // Flags that several commands have. A flag goes before its variable of the
 // environment, that before the queue's settings, and those before the default.
 func cacheFlag() cli.Flag {
-	return &cli.StringFlag{Name: "cache", EnvVars: []string{"LARDER_CACHE"}, Usage: "the cache: file:///DIR, or just a directory"}
+	return &cli.StringFlag{Name: "cache", EnvVars: []string{"LARDER_CACHE"}, Usage: "the cache: a directory `DIR`, or file:///DIR"}
 }
 
 func queueFlag() cli.Flag {
-	return &cli.StringFlag{Name: "queue", EnvVars: []string{"LARDER_QUEUE"}, Usage: "the queue's `FILE`"}
+	return &cli.StringFlag{Name: "queue", EnvVars: []string{"LARDER_QUEUE"}, Usage: "the queue's `FILE`", DefaultText: "/var/lib/larder/queue.db for root, else $XDG_STATE_HOME/larder/queue.db"}
 }
 
 func compressionFlag() cli.Flag {
-	return &cli.StringFlag{Name: "compression", EnvVars: []string{"LARDER_COMPRESSION"}, Usage: "zstd, zstd:1 to zstd:22, or none"}
+	return &cli.StringFlag{Name: "compression", EnvVars: []string{"LARDER_COMPRESSION"}, Usage: "`METHOD`: zstd, zstd:1 to zstd:22, or none", DefaultText: "zstd:3, unless the queue remembers another"}
 }
 
 func workersFlag() cli.Flag {
-	return &cli.IntFlag{Name: "workers", EnvVars: []string{"LARDER_WORKERS"}, DefaultText: "one per core", Usage: "how many paths to compress at a time"}
+	return &cli.IntFlag{Name: "workers", EnvVars: []string{"LARDER_WORKERS"}, DefaultText: "one per core", Usage: "compress `N` paths at a time"}
 }
 
 func checkWorkers(c *cli.Context) error {

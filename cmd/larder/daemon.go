@@ -27,8 +27,8 @@ func daemonCommand() *cli.Command {
 			"A second signal ends the waiting.",
 		Flags: slices.Concat([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(),
-			&cli.DurationFlag{Name: "stop-timeout", Value: 30 * time.Second, EnvVars: []string{"LARDER_STOP_TIMEOUT"}, Usage: "how long to finish what is in hand"},
-			&cli.DurationFlag{Name: "poll", Value: 10 * time.Second, Usage: "how often to look at the queue, and at the store, without being woken"},
+			&cli.DurationFlag{Name: "stop-timeout", Value: 30 * time.Second, EnvVars: []string{"LARDER_STOP_TIMEOUT"}, Usage: "finish what is in hand for at most `TIME`"},
+			&cli.DurationFlag{Name: "poll", Value: 10 * time.Second, Usage: "look at the queue and the store every `TIME`, also without being woken"},
 			&cli.BoolFlag{Name: "json", Usage: "log in JSON"},
 		}, keyFlags(), modeFlags()),
 		Action: daemon,

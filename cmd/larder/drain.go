@@ -19,12 +19,12 @@ import (
 func drainCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "drain",
-		Usage: "wait until everything queued is in the cache",
+		Usage: "wait until everything that came into the store is in the cache",
 		Description: "Looks what has come into the store since the last look, and does the work itself when no daemon is alive. Exits with 3 if the timeout passed with jobs left over, which stay queued, " +
-			"and with 4 if some jobs are dead letters.",
+			"and with 4 if some jobs failed for good.",
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
-			&cli.DurationFlag{Name: "timeout", EnvVars: []string{"LARDER_TIMEOUT"}, DefaultText: "as long as it takes", Usage: "how long to wait"},
+			&cli.DurationFlag{Name: "timeout", EnvVars: []string{"LARDER_TIMEOUT"}, DefaultText: "as long as it takes", Usage: "wait for at most `TIME`, such as 90s or 1h"},
 		}, append(keyFlags(), reportFlags()...)...),
 		Action: drain,
 	}

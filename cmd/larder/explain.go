@@ -17,7 +17,7 @@ func explainCommand() *cli.Command {
 		Usage:     "say why a store path is, will be, or will not be in the cache",
 		ArgsUsage: "PATH…",
 		Description: "For a path that is not in the cache it also lists entries of the same name, and where derivations are in the store, " +
-			"the first input in which they differ.",
+			"the first input in which they differ. It needs the queue of larder init.",
 		Flags:  []cli.Flag{queueFlag(), jsonFlag()},
 		Action: explain,
 	}

@@ -26,12 +26,14 @@ func initCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "init",
 		Usage: "make a cache and its queue, lay the hook down, and print the lines for nix.conf",
+		Description: "Changes no file of Nix's: put the lines into nix.conf, restart nix-daemon if there is one, and let larder daemon run. " +
+			"For a queue that is there, it changes what the flags name.",
 		Flags: slices.Concat([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), jsonFlag(),
-			&cli.StringFlag{Name: "mode", Usage: "mode of the cache's files (default: 0644, for all to read)"},
-			&cli.StringFlag{Name: "group", Usage: "group of the cache's files"},
-			&cli.StringFlag{Name: "hook", Usage: "the larder-hook `PROGRAM` (default: the one beside larder, or larder itself)"},
-			&cli.StringFlag{Name: "next", Usage: "the `HOOK` that is called after larder's, '' for none (default: the post-build-hook that Nix has now)"},
+			&cli.StringFlag{Name: "mode", Usage: "`MODE` of the cache's files", DefaultText: "0644, for all to read"},
+			&cli.StringFlag{Name: "group", Usage: "`GROUP` of the cache's files"},
+			&cli.StringFlag{Name: "hook", Usage: "the larder-hook `PROGRAM`", DefaultText: "the one beside larder, or larder itself"},
+			&cli.StringFlag{Name: "next", Usage: "the `HOOK` that is called after larder's, '' for none", DefaultText: "the post-build-hook that Nix has now"},
 		}, keyFlags(), generateFlags(), ruleFlags(), modeFlags()),
 		Action: initialize,
 	}

@@ -23,7 +23,7 @@ const (
 func generateFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: generateFlag, Usage: "make a secret key in `FILE`, and its public key in FILE.pub, and sign with it; a key that is there is used as it is"},
-		&cli.StringFlag{Name: keyNameFlag, Usage: "what --generate-key calls the key", DefaultText: "larder-HOST-1"},
+		&cli.StringFlag{Name: keyNameFlag, Usage: "the `NAME` of the key that --generate-key makes", DefaultText: "larder-HOST-1"},
 	}
 }
 

@@ -31,7 +31,7 @@ const (
 func keyFlags() []cli.Flag {
 	return []cli.Flag{&cli.StringSliceFlag{
 		Name:  keyFileFlag,
-		Usage: "sign with the secret key in `FILE`; '' for none. LARDER_SIGNING_KEY has a key itself, and is used as well [$" + keyFileVariable + "]",
+		Usage: "sign with the secret key in `FILE`, else in those that $" + keyFileVariable + " names; '' for none. A key itself, in $" + keyVariable + ", is used as well",
 	}}
 }
 
@@ -93,7 +93,7 @@ const trustedFlag = "trusted-public-key"
 // trustedKeyFlag is for those who read what is signed. In the variable several have
 // spaces between them.
 func trustedKeyFlag() cli.Flag {
-	return &cli.StringSliceFlag{Name: trustedFlag, EnvVars: []string{"LARDER_TRUSTED_PUBLIC_KEY"}, Usage: "trust what is signed by `NAME:BASE64`; can be given several times"}
+	return &cli.StringSliceFlag{Name: trustedFlag, EnvVars: []string{"LARDER_TRUSTED_PUBLIC_KEY"}, Usage: "trust what is signed with `NAME:BASE64`, a public key as in trusted-public-keys"}
 }
 
 // trustedKeys returns the public keys of the command line.

@@ -25,9 +25,9 @@ import (
 func listCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "list",
-		Usage: "list what is in the cache",
+		Usage: "list the store paths in a cache",
 		Description: "Prints store paths, one per line and sorted by name, for example for nix copy --from file://… --stdin. " +
-			"It needs neither Nix nor, with --cache, a queue, and changes nothing.",
+			"It needs no Nix, and with --cache no queue, and changes nothing.",
 		Flags: []cli.Flag{
 			cacheFlag(), queueFlag(), jsonFlag(),
 			&cli.BoolFlag{Name: "long", Aliases: []string{"l"}, Usage: "print a table, with sizes, the last use, and who has signed what"},

@@ -1,5 +1,5 @@
-// Larder keeps what Nix builds: it copies every new store path, with all that it
-// needs, into a binary cache in a directory.
+// Larder keeps what enters the Nix store: it copies every new store path, with all
+// that it needs, into a binary cache in a directory. See README.md.
 package main
 
 import (
@@ -44,7 +44,8 @@ func main() {
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	app := &cli.App{
 		Name:                      "larder",
-		Usage:                     "keep what Nix builds in a binary cache directory, by itself",
+		Usage:                     "keep what enters the Nix store in a binary cache directory, by itself",
+		Description:               "In a CI job:               larder run --cache DIR -- nix build\nOn a machine of your own:  larder init --cache DIR, once",
 		Version:                   version,
 		HideHelpCommand:           true,
 		UseShortOptionHandling:    true,
@@ -57,22 +58,22 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		Action:                    noCommand,
 		Metadata:                  map[string]any{"keys": newKeyring()},
 		Commands: []*cli.Command{
-			initCommand(),
-			uninstallCommand(),
-			daemonCommand(),
-			pushCommand(),
-			drainCommand(),
-			statusCommand(),
-			retryCommand(),
-			syncCommand(),
-			listCommand(),
-			explainCommand(),
-			doctorCommand(),
 			runCommand(),
 			startCommand(),
 			stopCommand(),
 			sessionWorkerCommand(),
+			initCommand(),
+			daemonCommand(),
+			drainCommand(),
+			syncCommand(),
+			explainCommand(),
+			pushCommand(),
+			listCommand(),
 			mergeCommand(),
+			doctorCommand(),
+			statusCommand(),
+			retryCommand(),
+			uninstallCommand(),
 		},
 	}
 	for _, c := range app.Commands {

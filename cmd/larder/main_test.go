@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
@@ -54,12 +55,24 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 	}
 }
 
+var commands = []string{"run", "start", "stop", "init", "daemon", "drain", "sync", "explain", "push", "list", "merge", "doctor", "status", "retry", "uninstall"}
+
 func TestEveryCommandHasHelp(t *testing.T) {
-	for _, command := range []string{"init", "uninstall", "daemon", "push", "drain", "status", "retry", "list", "merge", "run", "start", "stop", "sync", "explain"} {
-		var stdout, stderr bytes.Buffer
-		code := run(t.Context(), []string{"larder", command, "--help"}, strings.NewReader(""), &stdout, &stderr)
-		if code != 0 || !strings.Contains(stdout.String(), "larder "+command+" - ") {
-			t.Errorf("%s --help exits with %d and prints %q, %q", command, code, &stdout, &stderr)
+	for _, command := range commands {
+		stdout, stderr, code := larder(t, command, "--help")
+		if code != 0 || !strings.Contains(stdout, "larder "+command+" - ") {
+			t.Errorf("%s --help exits with %d and prints %q, %q", command, code, stdout, stderr)
+		}
+	}
+}
+
+func TestHelpFitsATerminal(t *testing.T) {
+	for _, command := range append(commands, "") {
+		stdout, _, _ := larder(t, strings.Fields(command+" --help")...)
+		for line := range strings.Lines(stdout) {
+			if utf8.RuneCountInString(line) > helpWidth+1 {
+				t.Errorf("%s --help has the line %q", command, line)
+			}
 		}
 	}
 }

@@ -18,7 +18,7 @@ import (
 func mergeCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "merge",
-		Usage:     "unite caches, such as those of a CI matrix, in one",
+		Usage:     "make one cache of several, such as those of a CI matrix",
 		ArgsUsage: "DIR…",
 		Description: "Adds what the caches in the DIRs have to the one that --cache names, which is made if it is not there. " +
 			"The first one is right where they disagree. NARs are hard-linked where that is possible.",

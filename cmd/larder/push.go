@@ -22,7 +22,7 @@ func pushCommand() *cli.Command {
 		Usage:     "copy the closures of store paths to the cache, now",
 		ArgsUsage: "PATH…",
 		Description: "Copies what is missing, as nix copy --to file://… does, without a daemon. A PATH is a store path, a file in one, " +
-			"or a link to one, such as ./result.",
+			"or a link to one, such as ./result. With --cache it needs no queue.",
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
 			&cli.BoolFlag{Name: "stdin", Usage: "read more paths from standard input, one per line"},

@@ -20,8 +20,8 @@ import (
 func reportFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "report", EnvVars: []string{"LARDER_REPORT"}, Usage: "also write the report to `FILE`, as JSON"},
-		&cli.DurationFlag{Name: "restore-time", EnvVars: []string{"LARDER_RESTORE_TIME"}, Usage: "how long the provider took to restore the cache, for the report"},
-		&cli.DurationFlag{Name: "save-time", EnvVars: []string{"LARDER_SAVE_TIME"}, Usage: "how long it takes to save it"},
+		&cli.DurationFlag{Name: "restore-time", EnvVars: []string{"LARDER_RESTORE_TIME"}, Usage: "the `TIME` that the provider took to restore the cache, such as 12s, for the report"},
+		&cli.DurationFlag{Name: "save-time", EnvVars: []string{"LARDER_SAVE_TIME"}, Usage: "the `TIME` that it takes to save it"},
 	}
 }
 

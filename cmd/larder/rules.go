@@ -18,11 +18,11 @@ import (
 func ruleFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringSliceFlag{Name: "keep", Usage: "`CLASSES` of store paths to keep: built, downloaded, sources, drvs", DefaultText: "built,downloaded,sources"},
-		&cli.StringFlag{Name: "max-source-size", Usage: "keep no larger source for itself; 0 for all", DefaultText: "256MiB"},
+		&cli.StringFlag{Name: "max-source-size", Usage: "keep no source for itself that is larger than `SIZE`; 0 for all", DefaultText: "256MiB"},
 		&cli.StringSliceFlag{Name: "exclude", Usage: "keep out paths whose name matches a `GLOB`, and all that refers to them; '' for none"},
-		&cli.StringFlag{Name: "max-nar-size", Usage: "keep out larger paths, and all that refers to them; 0 for none", DefaultText: "0"},
+		&cli.StringFlag{Name: "max-nar-size", Usage: "keep out paths that are larger than `SIZE`, and all that refers to them; 0 for none", DefaultText: "0"},
 		&cli.StringSliceFlag{Name: "skip-signed-by", Usage: "leave to its upstream what this `KEY` has signed, such as cache.nixos.org-1; '' for none"},
-		&cli.StringSliceFlag{Name: "base", Usage: "count the entries of this other cache as present (`URL`: file:///DIR, or just a directory); '' for none"},
+		&cli.StringSliceFlag{Name: "base", Usage: "count the entries of the `CACHE` in this other directory as present; '' for none"},
 	}
 }
 
@@ -103,8 +103,8 @@ const (
 
 func modeFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.BoolFlag{Name: hookOnly, Usage: "queue what the hook tells of, and do not look what else comes into the store"},
-		&cli.BoolFlag{Name: watchOnly, Usage: "do without the hook, and find what is built like everything else"},
+		&cli.BoolFlag{Name: hookOnly, Usage: "queue only what the hook tells of, not what else comes into the store"},
+		&cli.BoolFlag{Name: watchOnly, Usage: "do without the hook: what is built is found in Nix's database, like everything else"},
 	}
 }
 

@@ -23,8 +23,8 @@ func runCommand() *cli.Command {
 		Name:      "run",
 		Usage:     "run a command whose Nix uses the cache, and keep what comes into the store",
 		ArgsUsage: "-- COMMAND [ARGUMENT…]",
-		Description: "Makes the cache if it is not there, and leaves nothing else behind. Exits with the command's own code; what is wrong with the cache " +
-			"is told of, and is no reason for the command not to run, or to fail, unless --strict is given.",
+		Description: "Makes the cache if it is not there, and needs no queue. Exits with the command's own code. What is wrong with the cache is a warning, " +
+			"and the command runs all the same, unless --strict is given.",
 		Flags:  slices.Concat(sessionFlags(), drainFlags()),
 		Action: runAround,
 	}
@@ -35,15 +35,15 @@ func sessionFlags() []cli.Flag {
 	return slices.Concat([]cli.Flag{cacheFlag(), compressionFlag(), workersFlag()}, keyFlags(), ruleFlags(), []cli.Flag{
 		trustedKeyFlag(),
 		&cli.BoolFlag{Name: "read-only", EnvVars: []string{"LARDER_READ_ONLY"}, Usage: "use what the cache has, and write nothing"},
-		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "say what is done meanwhile"},
+		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "also log what is done meanwhile"},
 	})
 }
 
 // drainFlags are those of run and stop.
 func drainFlags() []cli.Flag {
 	return slices.Concat([]cli.Flag{
-		&cli.DurationFlag{Name: "deadline", Value: 10 * time.Minute, EnvVars: []string{"LARDER_DEADLINE"}, Usage: "how long the end may be put off until everything is in the cache"},
-		&cli.BoolFlag{Name: "strict", EnvVars: []string{"LARDER_STRICT"}, Usage: "fail if not all of it came into the cache"},
+		&cli.DurationFlag{Name: "deadline", Value: 10 * time.Minute, DefaultText: "10m", EnvVars: []string{"LARDER_DEADLINE"}, Usage: "put the end off until everything is in the cache, for at most `TIME`, such as 90s or 1h"},
+		&cli.BoolFlag{Name: "strict", EnvVars: []string{"LARDER_STRICT"}, Usage: "fail if the cache can't be used (1), there was no time for something (3), or something could not be copied (4)"},
 	}, reportFlags(), []cli.Flag{quietFlag()})
 }
 

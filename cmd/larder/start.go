@@ -20,8 +20,8 @@ import (
 func startCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "start",
-		Usage: "begin to use a cache and to keep what comes into the store, for all commands of a shell",
-		Description: "Prints lines for the shell: eval \"$(larder start --cache DIR)\". Where GITHUB_ENV is set, later steps have them too. " +
+		Usage: "do what run does, for all commands from here to larder stop",
+		Description: "Prints lines for the shell: eval \"$(larder start --cache DIR)\". Where GITHUB_ENV is set, later steps have them, too. " +
 			"A worker goes on in the background until larder stop.",
 		Flags:  sessionFlags(),
 		Action: start,

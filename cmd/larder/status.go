@@ -20,7 +20,7 @@ func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name:   "status",
 		Usage:  "show what is queued, and what went wrong",
-		Flags:  []cli.Flag{queueFlag(), jsonFlag(), &cli.BoolFlag{Name: "jobs", Usage: "list every job, as --json does, not only those that failed"}},
+		Flags:  []cli.Flag{queueFlag(), jsonFlag(), &cli.BoolFlag{Name: "jobs", Usage: "list all jobs, not only those that failed, as --json does"}},
 		Action: status,
 	}
 }

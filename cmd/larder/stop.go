@@ -22,13 +22,13 @@ import (
 func stopCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "stop",
-		Usage: "copy what is left of what larder start began to keep, and report",
+		Usage: "end what larder start began: copy what is left, and report",
 		Description: "Works from the queue on disk, whatever became of the worker. To stop twice is no error. " +
-			"Fails only with --strict if not all came into the cache.",
+			"Without --strict it is no error either if something did not come into the cache.",
 		Flags: slices.Concat([]cli.Flag{
-			&cli.StringFlag{Name: "session", EnvVars: []string{insideVariable}, Usage: "the session's `DIR`", DefaultText: "the newest of the cache"},
+			&cli.StringFlag{Name: "session", EnvVars: []string{insideVariable}, Usage: "the `DIR` that larder start has put into this variable", DefaultText: "the newest, of the cache if one is named"},
 			cacheFlag(), workersFlag(),
-			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "say what is done"},
+			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "also log what is done"},
 		}, keyFlags(), drainFlags()),
 		Action: stop,
 	}

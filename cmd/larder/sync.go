@@ -12,7 +12,7 @@ import (
 func syncCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "sync",
-		Usage: "queue everything in the store that the rules want and the cache has not, or not signed",
+		Usage: "queue what the rules want and the cache has not, or not signed",
 		Description: "For a store that was filled before larder came, a new cache, or a lost queue. What is queued is copied by larder daemon or " +
 			"larder drain. From then on all of the store is looked after, not only what comes in.",
 		Flags: append([]cli.Flag{

@@ -20,7 +20,7 @@ func uninstallCommand() *cli.Command {
 		Usage: "take back what init laid down; the cache stays",
 		Description: "Nix fails builds whose post-build-hook is gone. So nothing is taken back while nix.conf names the hook, " +
 			"or a nix-daemon runs that has not read nix.conf since it last changed.",
-		Flags:  []cli.Flag{queueFlag(), &cli.BoolFlag{Name: "force", Usage: "also if jobs are left, which are then forgotten, or where processes can't be looked at (macOS)"}},
+		Flags:  []cli.Flag{queueFlag(), &cli.BoolFlag{Name: "force", Usage: "go on if jobs are left, which are then forgotten, or where processes can't be looked at (macOS)"}},
 		Action: uninstall,
 	}
 }

@@ -84,8 +84,7 @@ func (s *Setup) queueDisk() []Finding {
 			Severity: Warning,
 			What:     fmt.Sprintf("the queue %s is in memory (%s)", s.Queue.File, d.name),
 			Why:      "what is queued is gone when the machine is; roots of it stay for 7 days",
-			Run:      []string{"larder init --queue /var/lib/larder/queue.db --cache " + quote(s.Cache)},
-			Advice:   "or another file on a disk",
+			Advice:   "choose a file on a disk: larder init --queue FILE --cache " + quote(s.Cache),
 		})
 	}
 	return findings

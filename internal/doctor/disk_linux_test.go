@@ -41,7 +41,7 @@ func TestDiskThatForgetsIsFound(t *testing.T) {
 		t.Errorf("found %s", show([]Finding{f}))
 	}
 	s.Queue.File = filepath.Join(dir, "queue.db")
-	if f := s.of(t, checkDisks, "the queue "+s.Queue.File+" is in memory"); f.Severity != Warning || !strings.Contains(f.Run[0], "larder init --queue") {
+	if f := s.of(t, checkDisks, "the queue "+s.Queue.File+" is in memory"); f.Severity != Warning || !strings.Contains(f.Advice, "larder init --queue") {
 		t.Errorf("found %s", show([]Finding{f}))
 	}
 }

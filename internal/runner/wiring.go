@@ -6,8 +6,9 @@
 //
 // Nix is told by NIX_CONFIG, which goes before its files, and which a client passes on
 // to its daemon. A daemon takes everything from a user whom it trusts. From others it
-// takes only substituters that the administrator allowed, letter by letter; anything
-// else makes newer versions of Nix warn at every command, so it is not set.
+// takes little: of what we want only fallback, and substituters that the administrator
+// allowed, letter by letter. Anything else makes newer versions of Nix warn at every
+// command, so it is not set.
 //
 // # Journal
 //
@@ -93,7 +94,7 @@ func (w *Wiring) substitute(c *nixclient.Client, wish Wish) {
 		w.note("some versions of Nix before 2.26, such as 2.8, find no cache whose directory has a space, a %% or letters beyond ASCII in its name: choose another one if nothing comes from it")
 	}
 	if !c.MaySubstitute(wish.Substituter) {
-		w.note("nix-daemon does not let you use the cache; the administrator can allow it in nix.conf: trusted-substituters = %s", wish.Substituter)
+		w.note("nix-daemon does not let you use the cache; the administrator can allow it in nix.conf: extra-trusted-substituters = %s", wish.Substituter)
 		return
 	}
 	if !slices.Contains(c.Strings("substituters"), wish.Substituter) {
