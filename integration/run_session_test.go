@@ -131,3 +131,22 @@ func (j *ciJob) killWorker(t *testing.T) {
 	must(t, json.Unmarshal(text, &state))
 	j.asRoot().run(t, "sh", "-c", fmt.Sprintf("kill -9 %d", state.Worker))
 }
+
+// Shells come and go, and share what the first of them began.
+func TestShellsShareASession(t *testing.T) {
+	t.Parallel()
+	j := provider{nixes[0], roles[0]}.job(t, "")
+	first := j.run(t, "larder", "start", "--join", "--cache", "cache")
+	if again := j.run(t, "larder", "start", "--join", "--cache", "cache"); again != first {
+		t.Errorf("the second shell is told %s, the first %s", again, first)
+	}
+	if other := j.run(t, "larder", "start", "--cache", "cache"); other == first {
+		t.Error("who does not want to share, does")
+	}
+	if other := j.run(t, "larder", "start", "--join", "--cache", "other"); strings.Contains(first, other) {
+		t.Error("another cache's is shared")
+	}
+	for range 3 {
+		j.stops(t)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -23,7 +24,7 @@ func startCommand() *cli.Command {
 		Usage: "do what run does, for all commands from here to larder stop",
 		Description: "Prints lines for the shell: eval \"$(larder start --cache DIR)\". Where GITHUB_ENV is set, later steps have them, too. " +
 			"A worker goes on in the background until larder stop.",
-		Flags:  sessionFlags(),
+		Flags:  append(sessionFlags(), &cli.BoolFlag{Name: "join", Usage: "become part of what was started for the same cache, if it goes on: for shells that come and go"}),
 		Action: start,
 	}
 }
@@ -32,12 +33,8 @@ func start(c *cli.Context) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
-	if dir := outerSession(c); dir != "" {
-		if s, state, err := openSession(c, dir); err == nil {
-			defer s.queue.Close()
-			fmt.Fprintf(c.App.ErrWriter, "larder: already started\n")
-			return printStarted(c, s.dir, state.NixConfig)
-		}
+	if joined, err := join(c); joined || err != nil {
+		return err
 	}
 	s, err := newSession(c, !c.Bool("read-only"), sessionLog(c))
 	if err != nil {
@@ -56,6 +53,30 @@ func start(c *cli.Context) error {
 		return err
 	}
 	return printStarted(c, s.dir, state.NixConfig)
+}
+
+// join prints what a session says that goes on, if we are to be part of one.
+func join(c *cli.Context) (bool, error) {
+	dir := outerSession(c)
+	if dir == "" && c.Bool("join") {
+		var err error
+		if dir, err = findSession(c); err != nil {
+			return false, err
+		}
+	}
+	if dir == "" {
+		return false, nil
+	}
+	s, state, err := openSession(c, dir)
+	if err != nil {
+		return false, nil // (ignored) it has just ended, or is one of larder run
+	}
+	defer s.queue.Close()
+	if alive, err := s.queue.WorkerAlive(); err != nil || !alive {
+		return false, nil // (ignored) there is nothing to be part of
+	}
+	fmt.Fprintf(c.App.ErrWriter, "larder: already started\n")
+	return true, printStarted(c, s.dir, state.NixConfig)
 }
 
 // detach leaves the session to a worker in the background.
@@ -89,7 +110,21 @@ func (s *session) detach(state *sessionState) error {
 		return fmt.Errorf("start worker: %w", err)
 	}
 	state.Worker = cmd.Process.Pid
-	return errors.Join(cmd.Process.Release(), s.save(*state), s.queue.Close())
+	if err := s.save(*state); err != nil {
+		return err
+	}
+	s.awaitWorker()
+	return errors.Join(cmd.Process.Release(), s.queue.Close())
+}
+
+// awaitWorker gives a worker that was started the time to take the queue, so that
+// whoever comes next sees it. One that does not come is missed by larder stop only.
+func (s *session) awaitWorker() {
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if alive, err := s.queue.WorkerAlive(); alive || err != nil {
+			return
+		}
+	}
 }
 
 // printStarted prints what the shell is to set.
