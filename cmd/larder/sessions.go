@@ -39,12 +39,13 @@ func sessionsDir() (string, error) {
 	file, err := queue.DefaultFile(os.Geteuid(), os.Getenv)
 	if err == nil {
 		dir := filepath.Join(filepath.Dir(file), "runs")
-		if err = os.MkdirAll(dir, 0o755); err == nil && canMake(filepath.Join(dir, "x")) == nil {
+		if runner.CanSet(dir) && os.MkdirAll(dir, 0o755) == nil && canMake(filepath.Join(dir, "x")) == nil && queue.CheckDisk(dir) == nil {
 			return dir, nil
 		}
 	}
-	// Without a home there is still a place for what need not outlive the machine. It
-	// has to be ours: everybody may make one of that name.
+	// Without a home, with one on NFS, or with one that nix.conf can't name, there is
+	// still a place for what need not outlive the machine. It has to be ours: everybody
+	// may make one of that name.
 	dir := filepath.Join(os.TempDir(), fmt.Sprintf("larder-%d", os.Geteuid()))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("make a place for the run: %w", err)
