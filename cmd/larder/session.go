@@ -235,7 +235,7 @@ func (s *session) installHook(dirs nixstore.Dirs) error {
 			return err
 		}
 	}
-	return os.Symlink(program, s.hook)
+	return layHook(program, s.hook)
 }
 
 // environ returns the environment of a command whose Nix uses the cache.

@@ -60,13 +60,15 @@ func sessionsDir() (string, error) {
 	return dir, nil
 }
 
-// sessionDirs returns all sessions of the user's, oldest first.
-func sessionDirs() ([]string, error) {
-	parent, err := sessionsDir()
-	if err != nil {
-		return nil, err
+// sessionDirs returns the directories of the user's sessions, and what ended ones left,
+// oldest first: their names begin with the time.
+func sessionDirs(parent string) ([]string, error) {
+	entries, err := os.ReadDir(parent)
+	dirs := make([]string, len(entries))
+	for i, e := range entries {
+		dirs[i] = filepath.Join(parent, e.Name())
 	}
-	return filepath.Glob(filepath.Join(parent, "*", "queue.db")) // whose names begin with the time
+	return dirs, err
 }
 
 // openSession opens the session in a directory. The error wraps [fs.ErrNotExist] if
@@ -119,7 +121,7 @@ const (
 // takeOver removes the sessions of those who were killed. What they had to copy is
 // copied by this one, if it was for the same cache.
 func (s *session) takeOver(parent string) {
-	dirs, err := filepath.Glob(filepath.Join(parent, "*"))
+	dirs, err := sessionDirs(parent)
 	if err != nil {
 		s.log.Warn("earlier runs could not be looked for", "err", err)
 	}

@@ -137,12 +137,16 @@ func findSession(c *cli.Context) (string, error) {
 	if dir := c.String("session"); dir != "" {
 		return dir, nil
 	}
-	files, err := sessionDirs()
+	parent, err := sessionsDir()
 	if err != nil {
 		return "", err
 	}
-	for _, file := range slices.Backward(files) {
-		dir := filepath.Dir(file)
+	dirs, err := sessionDirs(parent)
+	if err != nil {
+		return "", err
+	}
+	var trouble error // with those that are newer
+	for _, dir := range slices.Backward(dirs) {
 		s, _, err := openSession(c, dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // a run's, or just ended
