@@ -210,8 +210,9 @@ func (s *session) adopt(from *queue.Queue, settings queue.Settings) error {
 	return nil
 }
 
-// inUse tells whether some process of the user's was started in a session, as far as
-// that can be seen: its Nix still has to find the hook.
+// inUse tells whether some process of the user's has a session in its environment, as far
+// as that can be seen: its Nix still has to find the hook, be it as the next one of
+// another session's, or because a run in the run has told of itself instead.
 func inUse(dir string) bool {
 	environs, _ := filepath.Glob("/proc/[0-9]*/environ") // (ignored) the pattern is right
 	for _, name := range environs {
@@ -219,7 +220,7 @@ func inUse(dir string) bool {
 			continue
 		}
 		text, err := os.ReadFile(name) // (ignored) another user's, or ended
-		if err == nil && bytes.Contains(text, []byte(insideVariable+"="+dir+"\x00")) {
+		if err == nil && bytes.Contains(text, []byte(dir)) {
 			return true
 		}
 	}
