@@ -125,6 +125,7 @@ func (s *session) takeOver(parent string) {
 	if err != nil {
 		s.log.Warn("earlier runs could not be looked for", "err", err)
 	}
+	deadQueue   = vanishedAfter
 	for _, dir := range dirs {
 		if dir == s.dir {
 			continue
@@ -164,23 +165,30 @@ func (s *session) takeOverOne(dir string) error {
 		return err
 	}
 	if dead.lock, err = dead.queue.Lock(); err != nil {
-		return cmp.Or(dead.queue.Close(), ignoreLocked(err))
+		return cmp.Or(dead.queue.Close(), ignore(err, queue.ErrLocked))
 	}
 	settings, err := dead.queue.Settings(ctx)
 	if err == nil && settings.Cache == s.settings.Cache {
 		err = s.adopt(dead.queue, settings)
 	}
 	if err != nil {
-		return errors.Join(err, dead.lock.Unlock(), dead.queue.Close())
+		return errors.Join(ignore(err, errNotYet), dead.lock.Unlock(), dead.queue.Close())
 	}
 	return dead.tryRemove(false)
 }
 
-func ignoreLocked(err error) error {
-	if errors.Is(err, queue.ErrLocked) {
+// errNotYet says that a dead session is to stay for a while.
+var errNotYet = errors.New("not to be removed yet")
+
+func ignore(err, harmless error) error {
+	if errors.Is(err, harmless) {
 		return nil
 	}
 	return err
+	case settings.Cache != "" && time.Since(info.ModTime()) < deadQueue:
+		// To be copied by the next run of that cache. Nobody has worked here: the time of
+		// the last sign of life stays.
+		err = cmp.Or(os.Chtimes(file+"-lock", info.ModTime(), info.ModTime()), errNotYet)
 }
 
 // adopt makes the jobs of another queue ours, and what has come into the store for it
