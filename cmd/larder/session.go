@@ -225,10 +225,10 @@ func (s *session) installHook(dirs nixstore.Dirs) error {
 		return err
 	}
 	s.hook = filepath.Join(s.dir, hookName)
-	if err := os.WriteFile(s.hook+".queue", []byte(s.queue.File()+"\n"), 0o644); err != nil {
 	if !runner.CanSet(s.hook) {
 		return fmt.Errorf("nix.conf can't have the name %q", s.hook)
 	}
+	if err := os.WriteFile(s.hook+".queue", []byte(s.queue.File()+"\n"), 0o644); err != nil {
 		return err
 	}
 	if next := s.wiring.Next; next != "" {

@@ -29,7 +29,7 @@ type sessionState struct {
 	Wiring    runner.Wiring `json:"wiring"`
 	Hook      string        `json:"hook"`
 	Signers   []string      `json:"signers"`
-	Worker    int           `json:"worker"` // process ID
+	Worker    int           `json:"worker"` // process ID; 0 until there is one
 }
 
 const sessionVersion = 1
@@ -75,16 +75,9 @@ func sessionDirs(parent string) ([]string, error) {
 // there is none, or none any more.
 func openSession(c *cli.Context, dir string) (*session, *sessionState, error) {
 	s := &session{cli: c, dir: dir, started: true, log: sessionLog(c)}
-	text, err := os.ReadFile(s.file(sessionFile))
+	state, err := s.load()
 	if err != nil {
-		return nil, nil, fmt.Errorf("open session: %w", err)
-	}
-	var state sessionState
-	if err := json.Unmarshal(text, &state); err != nil {
 		return nil, nil, fmt.Errorf("open session %s: %w", dir, err)
-	}
-	if state.Version != sessionVersion {
-		return nil, nil, fmt.Errorf("open session %s: it is of version %d, want %d: another larder has started it", dir, state.Version, sessionVersion)
 	}
 	s.begin, s.wiring, s.hook, s.signers = state.Begin, state.Wiring, state.Hook, state.Signers
 	if s.queue, err = queue.Open(c.Context, s.file("queue.db")); err != nil {
@@ -94,7 +87,23 @@ func openSession(c *cli.Context, dir string) (*session, *sessionState, error) {
 		s.queue.Close()
 		return nil, nil, err
 	}
-	return s, &state, nil
+	return s, state, nil
+}
+
+// load reads the session's file.
+func (s *session) load() (*sessionState, error) {
+	text, err := os.ReadFile(s.file(sessionFile))
+	if err != nil {
+		return nil, err
+	}
+	var state sessionState
+	if err := json.Unmarshal(text, &state); err != nil {
+		return nil, err
+	}
+	if state.Version != sessionVersion {
+		return nil, fmt.Errorf("it is of version %d, want %d: another larder has started it", state.Version, sessionVersion)
+	}
+	return &state, nil
 }
 
 // save writes the session's file.
@@ -110,11 +119,13 @@ func (s *session) save(state sessionState) error {
 }
 
 // How old a session without a worker must be to be taken for dead. Between start and
-// stop there may be none for long. And where the hook was left behind, because somebody
-// may still call it, it has to be forgotten by everybody.
+// stop there may be none for long. What was for another cache waits for a run of that one,
+// but not for ever. And where the hook was left behind, because somebody may still call
+// it, it has to be forgotten by everybody.
 const (
 	deadRun     = time.Minute
 	deadSession = 24 * time.Hour
+	deadQueue   = vanishedAfter
 	deadHook    = 30 * 24 * time.Hour
 )
 
@@ -125,7 +136,6 @@ func (s *session) takeOver(parent string) {
 	if err != nil {
 		s.log.Warn("earlier runs could not be looked for", "err", err)
 	}
-	deadQueue   = vanishedAfter
 	for _, dir := range dirs {
 		if dir == s.dir {
 			continue
@@ -168,8 +178,14 @@ func (s *session) takeOverOne(dir string) error {
 		return cmp.Or(dead.queue.Close(), ignore(err, queue.ErrLocked))
 	}
 	settings, err := dead.queue.Settings(ctx)
-	if err == nil && settings.Cache == s.settings.Cache {
+	switch {
+	case err != nil:
+	case settings.Cache == s.settings.Cache:
 		err = s.adopt(dead.queue, settings)
+	case settings.Cache != "" && time.Since(info.ModTime()) < deadQueue:
+		// To be copied by the next run of that cache. Nobody has worked here: the time of
+		// the last sign of life stays.
+		err = cmp.Or(os.Chtimes(file+"-lock", info.ModTime(), info.ModTime()), errNotYet)
 	}
 	if err != nil {
 		return errors.Join(ignore(err, errNotYet), dead.lock.Unlock(), dead.queue.Close())
@@ -185,10 +201,6 @@ func ignore(err, harmless error) error {
 		return nil
 	}
 	return err
-	case settings.Cache != "" && time.Since(info.ModTime()) < deadQueue:
-		// To be copied by the next run of that cache. Nobody has worked here: the time of
-		// the last sign of life stays.
-		err = cmp.Or(os.Chtimes(file+"-lock", info.ModTime(), info.ModTime()), errNotYet)
 }
 
 // adopt makes the jobs of another queue ours, and what has come into the store for it
