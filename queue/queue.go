@@ -99,6 +99,10 @@ func Create(ctx context.Context, file string) (*Queue, error) {
 	return open(ctx, file, "rwc")
 }
 
+// CheckDisk returns an error, which wraps [ErrRemote], if no queue can be in a directory
+// for what it is on.
+func CheckDisk(dir string) error { return refuseRemote(dir) }
+
 // Open opens the queue in file for a worker. The error wraps [fs.ErrNotExist] if
 // there is none.
 func Open(ctx context.Context, file string) (*Queue, error) {
@@ -113,7 +117,7 @@ func Open(ctx context.Context, file string) (*Queue, error) {
 }
 
 func open(ctx context.Context, file, mode string) (*Queue, error) {
-	if err := refuseRemote(filepath.Dir(file)); err != nil {
+	if err := CheckDisk(filepath.Dir(file)); err != nil {
 		return nil, openError(file, err)
 	}
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
@@ -195,9 +199,6 @@ func connect(file, mode string) (*sql.DB, error) {
 	}
 	return db, nil
 }
-
-// CheckPlace returns an error that wraps [ErrRemote] if no queue can be in a directory.
-func CheckPlace(dir string) error { return refuseRemote(dir) }
 
 // Close closes the queue.
 func (q *Queue) Close() error { return q.db.Close() }

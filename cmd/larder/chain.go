@@ -110,10 +110,24 @@ func chain(c *cli.Context) (chaining, error) {
 		return chaining{}, withHint(fmt.Errorf("chain hook: %s has post-build-hook = %s, which is no absolute path", now.where, now.hook),
 			"say with --next HOOK where that is")
 	}
-	if filepath.Base(now.hook) == hookName && !isThere(now.hook) {
-		return chaining{}, nil // one of ours that somebody has removed: builds fail for want of it
+	next := stillWanted(now.hook)
+	if next == "" {
+		return chaining{}, nil
 	}
-	return chaining{next: now.hook, where: now.where}, nil
+	return chaining{next: next, where: now.where}, nil
+}
+
+// stillWanted returns the first hook of a chain that has something to do, or "". One of
+// ours that somebody has removed has not, and builds fail for want of it; nor has one
+// whose queue has ended, such as a shell has from an earlier larder start.
+func stillWanted(hook string) string {
+	for _, hook := range chainOf(hook) {
+		gone := filepath.Base(hook) == hookName && !isThere(hook)
+		if q := hookQueue(hook); !gone && (q == "" || !queue.Ended(q)) {
+			return hook
+		}
+	}
+	return ""
 }
 
 // errStillCalled returns the error of uninstall that Nix may call the queue's hook, if

@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nix-larder/larder/internal/gcroot"
 	"github.com/nix-larder/larder/internal/nixstore"
@@ -113,6 +117,62 @@ func writeHook(dir, program, queueFile, next string) error {
 		return err
 	}
 	return replaceFile(filepath.Join(dir, hookName), text, 0o755)
+}
+
+// layHook puts a program where a session's hook is to be. Nix fails builds whose hook is
+// gone, and nobody knows how long somebody will call it, so it should not depend on what
+// becomes of larder. The hooks that sessions left are one file if they can be.
+func layHook(program, hook string) error {
+	if shareHook(program, hook) || copyProgram(program, hook) == nil && unix.Access(hook, unix.X_OK) == nil {
+		return nil
+	}
+	// A full disk, or one from which nothing is executed.
+	if err := os.Remove(hook); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(program, hook)
+}
+
+// shareHook makes the hook another name of one that an earlier session has, if that is
+// the same program.
+func shareHook(program, hook string) bool {
+	info, err := os.Stat(program)
+	if err != nil {
+		return false
+	}
+	others, _ := sessionDirs(filepath.Dir(filepath.Dir(hook))) // (ignored) a copy does
+	for _, other := range others {
+		other = filepath.Join(other, hookName)
+		have, err := os.Lstat(other)
+		if err == nil && have.Mode() == 0o755 && have.Size() == info.Size() && have.ModTime().Equal(info.ModTime()) && os.Link(other, hook) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func copyProgram(program, to string) error {
+	from, err := os.Open(program)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	info, err := from.Stat()
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, from)
+	err = errors.Join(err, f.Close(), os.Chtimes(to, time.Time{}, info.ModTime()))
+	if err != nil {
+		return err
+	}
+	// Last: only a finished one is shared. Whatever our umask is, those who build have to
+	// execute it.
+	return os.Chmod(to, 0o755)
 }
 
 // replaceFile writes a file that may be in use: at any moment there is one.

@@ -230,8 +230,8 @@ func parseKey(text string) (signature.SecretKey, error) {
 // checkKeyName refuses what nix.conf can't have in trusted-public-keys, or a narinfo
 // in a signature. It does not say what it refuses: that may be anything.
 func checkKeyName(name string) error {
-	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r == ':' || unicode.IsSpace(r) || !unicode.IsGraphic(r) }) {
-		return errors.New("the name of a key is one word, without colons")
+	if name == "" || strings.ContainsFunc(name, func(r rune) bool { return r == ':' || r == '#' || unicode.IsSpace(r) || !unicode.IsGraphic(r) }) {
+		return errors.New("the name of a key is one word, without : and #")
 	}
 	return nil
 }

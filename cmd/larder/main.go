@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/internal/hookmain"
+	"github.com/nix-larder/larder/internal/runner"
 )
 
 // version is set by the linker.
@@ -36,7 +37,7 @@ func main() {
 		hookmain.Main()
 	}
 	// A second signal must not wait for what the first one began.
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), runner.NotIgnored(syscall.SIGINT, syscall.SIGTERM)...)
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr))
 }

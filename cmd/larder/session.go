@@ -220,11 +220,15 @@ func (s *session) installHook(dirs nixstore.Dirs) error {
 	if err != nil {
 		return err
 	}
+	s.wiring.Next = stillWanted(s.wiring.Next)
 	if s.wiring.InStore {
 		s.hook, err = installHook(s.cli.Context, dirs, program, s.wiring.Next, s.queue)
 		return err
 	}
 	s.hook = filepath.Join(s.dir, hookName)
+	if !runner.CanSet(s.hook) {
+		return fmt.Errorf("nix.conf can't have the name %q", s.hook)
+	}
 	if err := os.WriteFile(s.hook+".queue", []byte(s.queue.File()+"\n"), 0o644); err != nil {
 		return err
 	}
@@ -233,13 +237,16 @@ func (s *session) installHook(dirs nixstore.Dirs) error {
 			return err
 		}
 	}
-	return os.Symlink(program, s.hook)
+	return layHook(program, s.hook)
 }
 
 // environ returns the environment of a command whose Nix uses the cache.
 func (s *session) environ() []string {
-	env := withoutVariables(os.Environ(), "NIX_CONFIG", "LARDER_QUEUE")
-	return append(env, "NIX_CONFIG="+s.wiring.NixConfig(os.Getenv("NIX_CONFIG"), s.hook), insideVariable+"="+s.dir)
+	env := append(withoutVariables(os.Environ(), "NIX_CONFIG", "LARDER_QUEUE"), "NIX_CONFIG="+s.wiring.NixConfig(os.Getenv("NIX_CONFIG"), s.hook))
+	if s.dir != "" {
+		env = append(env, insideVariable+"="+s.dir)
+	}
+	return env
 }
 
 // remove removes the session: all of it, or all but a hook that does nothing, where

@@ -29,7 +29,7 @@ type sessionState struct {
 	Wiring    runner.Wiring `json:"wiring"`
 	Hook      string        `json:"hook"`
 	Signers   []string      `json:"signers"`
-	Worker    int           `json:"worker"` // process ID
+	Worker    int           `json:"worker"` // process ID; 0 until there is one
 }
 
 const sessionVersion = 1
@@ -39,12 +39,13 @@ func sessionsDir() (string, error) {
 	file, err := queue.DefaultFile(os.Geteuid(), os.Getenv)
 	if err == nil {
 		dir := filepath.Join(filepath.Dir(file), "runs")
-		if err = os.MkdirAll(dir, 0o755); err == nil && canMake(filepath.Join(dir, "x")) == nil && queue.CheckPlace(dir) == nil {
+		if runner.CanSet(dir) && os.MkdirAll(dir, 0o755) == nil && canMake(filepath.Join(dir, "x")) == nil && queue.CheckDisk(dir) == nil {
 			return dir, nil
 		}
 	}
-	// Without a home, or with one on another machine, there is still a place for what
-	// need not outlive this one. It has to be ours: everybody may make one of that name.
+	// Without a home, with one on NFS, or with one that nix.conf can't name, there is
+	// still a place for what need not outlive the machine. It has to be ours: everybody
+	// may make one of that name.
 	dir := filepath.Join(os.TempDir(), fmt.Sprintf("larder-%d", os.Geteuid()))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("make a place for the run: %w", err)
@@ -59,29 +60,24 @@ func sessionsDir() (string, error) {
 	return dir, nil
 }
 
-// sessionDirs returns all sessions of the user's, oldest first.
-func sessionDirs() ([]string, error) {
-	parent, err := sessionsDir()
-	if err != nil {
-		return nil, err
+// sessionDirs returns the directories of the user's sessions, and what ended ones left,
+// oldest first: their names begin with the time.
+func sessionDirs(parent string) ([]string, error) {
+	entries, err := os.ReadDir(parent)
+	dirs := make([]string, len(entries))
+	for i, e := range entries {
+		dirs[i] = filepath.Join(parent, e.Name())
 	}
-	return filepath.Glob(filepath.Join(parent, "*", "queue.db")) // whose names begin with the time
+	return dirs, err
 }
 
 // openSession opens the session in a directory. The error wraps [fs.ErrNotExist] if
 // there is none, or none any more.
 func openSession(c *cli.Context, dir string) (*session, *sessionState, error) {
 	s := &session{cli: c, dir: dir, started: true, log: sessionLog(c)}
-	text, err := os.ReadFile(s.file(sessionFile))
+	state, err := s.load()
 	if err != nil {
-		return nil, nil, fmt.Errorf("open session: %w", err)
-	}
-	var state sessionState
-	if err := json.Unmarshal(text, &state); err != nil {
 		return nil, nil, fmt.Errorf("open session %s: %w", dir, err)
-	}
-	if state.Version != sessionVersion {
-		return nil, nil, fmt.Errorf("open session %s: it is of version %d, want %d: another larder has started it", dir, state.Version, sessionVersion)
 	}
 	s.begin, s.wiring, s.hook, s.signers = state.Begin, state.Wiring, state.Hook, state.Signers
 	if s.queue, err = queue.Open(c.Context, s.file("queue.db")); err != nil {
@@ -91,7 +87,23 @@ func openSession(c *cli.Context, dir string) (*session, *sessionState, error) {
 		s.queue.Close()
 		return nil, nil, err
 	}
-	return s, &state, nil
+	return s, state, nil
+}
+
+// load reads the session's file.
+func (s *session) load() (*sessionState, error) {
+	text, err := os.ReadFile(s.file(sessionFile))
+	if err != nil {
+		return nil, err
+	}
+	var state sessionState
+	if err := json.Unmarshal(text, &state); err != nil {
+		return nil, err
+	}
+	if state.Version != sessionVersion {
+		return nil, fmt.Errorf("it is of version %d, want %d: another larder has started it", state.Version, sessionVersion)
+	}
+	return &state, nil
 }
 
 // save writes the session's file.
@@ -107,18 +119,20 @@ func (s *session) save(state sessionState) error {
 }
 
 // How old a session without a worker must be to be taken for dead. Between start and
-// stop there may be none for long. And where the hook was left behind, because somebody
-// may still call it, it has to be forgotten by everybody.
+// stop there may be none for long. What was for another cache waits for a run of that one,
+// but not for ever. And where the hook was left behind, because somebody may still call
+// it, it has to be forgotten by everybody.
 const (
 	deadRun     = time.Minute
 	deadSession = 24 * time.Hour
+	deadQueue   = vanishedAfter
 	deadHook    = 30 * 24 * time.Hour
 )
 
 // takeOver removes the sessions of those who were killed. What they had to copy is
 // copied by this one, if it was for the same cache.
 func (s *session) takeOver(parent string) {
-	dirs, err := filepath.Glob(filepath.Join(parent, "*"))
+	dirs, err := sessionDirs(parent)
 	if err != nil {
 		s.log.Warn("earlier runs could not be looked for", "err", err)
 	}
@@ -161,20 +175,29 @@ func (s *session) takeOverOne(dir string) error {
 		return err
 	}
 	if dead.lock, err = dead.queue.Lock(); err != nil {
-		return cmp.Or(dead.queue.Close(), ignoreLocked(err))
+		return cmp.Or(dead.queue.Close(), ignore(err, queue.ErrLocked))
 	}
 	settings, err := dead.queue.Settings(ctx)
-	if err == nil && settings.Cache == s.settings.Cache {
+	switch {
+	case err != nil:
+	case settings.Cache == s.settings.Cache:
 		err = s.adopt(dead.queue, settings)
+	case settings.Cache != "" && time.Since(info.ModTime()) < deadQueue:
+		// To be copied by the next run of that cache. Nobody has worked here: the time of
+		// the last sign of life stays.
+		err = cmp.Or(os.Chtimes(file+"-lock", info.ModTime(), info.ModTime()), errNotYet)
 	}
 	if err != nil {
-		return errors.Join(err, dead.lock.Unlock(), dead.queue.Close())
+		return errors.Join(ignore(err, errNotYet), dead.lock.Unlock(), dead.queue.Close())
 	}
 	return dead.tryRemove(false)
 }
 
-func ignoreLocked(err error) error {
-	if errors.Is(err, queue.ErrLocked) {
+// errNotYet says that a dead session is to stay for a while.
+var errNotYet = errors.New("not to be removed yet")
+
+func ignore(err, harmless error) error {
+	if errors.Is(err, harmless) {
 		return nil
 	}
 	return err
@@ -207,8 +230,9 @@ func (s *session) adopt(from *queue.Queue, settings queue.Settings) error {
 	return nil
 }
 
-// inUse tells whether some process of the user's was started in a session, as far as
-// that can be seen: its Nix still has to find the hook.
+// inUse tells whether some process of the user's has a session in its environment, as far
+// as that can be seen: its Nix still has to find the hook, be it as the next one of
+// another session's, or because a run in the run has told of itself instead.
 func inUse(dir string) bool {
 	environs, _ := filepath.Glob("/proc/[0-9]*/environ") // (ignored) the pattern is right
 	for _, name := range environs {
@@ -216,7 +240,7 @@ func inUse(dir string) bool {
 			continue
 		}
 		text, err := os.ReadFile(name) // (ignored) another user's, or ended
-		if err == nil && bytes.Contains(text, []byte(insideVariable+"="+dir+"\x00")) {
+		if err == nil && bytes.Contains(text, []byte(dir)) {
 			return true
 		}
 	}

@@ -1,13 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -48,7 +48,7 @@ func start(c *cli.Context) error {
 		Version: sessionVersion, Begin: s.begin, Wiring: s.wiring, Hook: s.hook, Signers: s.signers,
 		NixConfig: s.wiring.NixConfig(os.Getenv("NIX_CONFIG"), s.hook),
 	}
-	if err := s.detach(&state); err != nil {
+	if err := s.detach(state); err != nil {
 		s.remove()
 		return err
 	}
@@ -80,14 +80,14 @@ func join(c *cli.Context) (bool, error) {
 }
 
 // detach leaves the session to a worker in the background.
-func (s *session) detach(state *sessionState) error {
+func (s *session) detach(state sessionState) error {
+	if err := s.save(state); err != nil {
+		return err
+	}
 	if err := errors.Join(s.journal.Close(), s.lock.Unlock()); err != nil {
 		return err
 	}
 	s.journal, s.lock = nil, nil
-	if err := s.save(*state); err != nil {
-		return err
-	}
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("start worker: %w", err)
@@ -103,26 +103,54 @@ func (s *session) detach(state *sessionState) error {
 	cmd.Dir = "/" // no directory is kept busy
 	// Jenkins and GitHub end what a step leaves behind, and know it by its environment.
 	cmd.Env = append(withoutVariables(os.Environ(), "LARDER_CACHE", "LARDER_COMPRESSION", keyFileVariable), "JENKINS_NODE_COOKIE=dontKillMe", "BUILD_ID=dontKillMe", "RUNNER_TRACKING_ID=")
-	if secret := keyringOf(s.cli).secret; secret != "" {
-		cmd.Env = append(cmd.Env, keyVariable+"="+secret)
+	secret, err := secretPipe(keyringOf(s.cli).secret)
+	if err != nil {
+		return fmt.Errorf("start worker: %w", err)
 	}
+	defer secret.Close()
+	cmd.Stdin = secret
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start worker: %w", err)
 	}
-	state.Worker = cmd.Process.Pid
-	if err := s.save(*state); err != nil {
-		return err
-	}
-	s.awaitWorker()
-	return errors.Join(cmd.Process.Release(), s.queue.Close())
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // (ignored) its log tells
+		close(ended)
+	}()
+	s.awaitWorker(ended)
+	return s.queue.Close()
 }
 
-// awaitWorker gives a worker that was started the time to take the queue, so that
-// whoever comes next sees it. One that does not come is missed by larder stop only.
-func (s *session) awaitWorker() {
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+// secretPipe returns a pipe with the secret key in it, or with nothing. The worker's
+// environment would show it, in /proc, to all that later steps of a job run as this user.
+func secretPipe(secret string) (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	_, err = w.WriteString(secret) // less than a pipe holds
+	if err := errors.Join(err, w.Close()); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// awaitWorker waits until the worker has the session, so that what the shell calls next
+// is part of it.
+func (s *session) awaitWorker(ended <-chan struct{}) {
+	timeout := time.After(stopTimeout)
+	for {
 		if alive, err := s.queue.WorkerAlive(); alive || err != nil {
+			return // (ignored) stop does without it
+		}
+		select {
+		case <-ended:
+			warn(s.cli, "nothing is copied before larder stop: the worker ended, and %s says why", s.file("log"))
 			return
+		case <-timeout:
+			return
+		case <-time.After(2 * time.Millisecond):
 		}
 	}
 }
@@ -172,18 +200,23 @@ func findSession(c *cli.Context) (string, error) {
 	if dir := c.String("session"); dir != "" {
 		return dir, nil
 	}
-	files, err := sessionDirs()
+	parent, err := sessionsDir()
 	if err != nil {
 		return "", err
 	}
-	for _, file := range slices.Backward(files) {
-		dir := filepath.Dir(file)
+	dirs, err := sessionDirs(parent)
+	if err != nil {
+		return "", err
+	}
+	var trouble error // with those that are newer
+	for _, dir := range slices.Backward(dirs) {
 		s, _, err := openSession(c, dir)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // a run's, or just ended
 		}
 		if err != nil {
-			return "", err
+			trouble = cmp.Or(trouble, err)
+			continue
 		}
 		s.queue.Close()
 		if c.String("cache") == "" {
@@ -197,5 +230,5 @@ func findSession(c *cli.Context) (string, error) {
 			return dir, nil
 		}
 	}
-	return "", nil
+	return "", trouble
 }

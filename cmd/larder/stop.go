@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -42,10 +45,12 @@ func stop(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	s, state, err := openSession(c, dir)
-	if dir == "" || errors.Is(err, fs.ErrNotExist) {
-		fmt.Fprintf(c.App.ErrWriter, "larder: nothing to stop\n")
-		return nil
+	if dir == "" {
+		return nothingToStop(c)
+	}
+	s, _, err := openSession(c, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nothingToStop(c)
 	}
 	if err != nil {
 		return err
@@ -54,33 +59,44 @@ func stop(c *cli.Context) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(c.Context))
 	defer cancel()
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	signal.Notify(signals, runner.NotIgnored(syscall.SIGINT, syscall.SIGTERM)...)
 	defer signal.Stop(signals)
 
 	keys := s.checkKeys()
 	if keys != nil {
-		s.letFinish(ctx, state.Worker, c.Duration("deadline"), signals)
+		s.letFinish(ctx, c.Duration("deadline"), signals)
 	}
-	if err := s.takeFrom(state.Worker); err != nil {
+	if err := s.takeFromWorker(c.Duration("deadline"), signals); err != nil {
 		s.queue.Close()
+		if errors.Is(err, fs.ErrNotExist) { // by another larder stop
+			return nothingToStop(c)
+		}
 		return err
 	}
-	defer s.remove()
 	if s.journal, err = runner.OpenJournal(s.file("journal")); err != nil {
 		return err
 	}
 	if keys != nil {
+		// The worker had them, and may have done everything. If not, the session stays for
+		// a larder stop that has them, or for the next run.
 		if counts, err := s.queue.Counts(ctx); err == nil && counts.Left() == 0 {
-			keys = nil // the worker had them, and has done everything
+			defer s.remove()
+			keys = nil
 		}
 		return s.conclude(nil, time.Since(begin), keys)
 	}
+	defer s.remove()
 	finish, hurry := make(chan struct{}), make(chan struct{})
 	close(finish)
 	working := make(chan error, 1)
 	go func() { working <- s.work(ctx, finish, hurry) }()
 	err = waitForWork(working, c.Duration("deadline")-time.Since(begin), false, signals, cancel, hurry)
 	return s.conclude(nil, time.Since(begin), err)
+}
+
+func nothingToStop(c *cli.Context) error {
+	_, err := fmt.Fprintf(c.App.ErrWriter, "larder: nothing to stop\n")
+	return err
 }
 
 // checkKeys returns an error if we have not all the keys that the session signs with:
@@ -104,13 +120,15 @@ func (s *session) checkKeys() error {
 }
 
 // letFinish tells the worker that start left to do all there is to do, and waits for it.
-func (s *session) letFinish(ctx context.Context, pid int, deadline time.Duration, signals <-chan os.Signal) {
+func (s *session) letFinish(ctx context.Context, deadline time.Duration, signals <-chan os.Signal) {
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
 	if alive, err := s.queue.WorkerAlive(); err != nil || !alive {
 		return // (ignored) what it leaves shows
 	}
-	_ = syscall.Kill(pid, syscall.SIGUSR1) // (ignored) it has just ended
+	if pid := s.worker(); pid != 0 {
+		_ = syscall.Kill(pid, syscall.SIGUSR1) // (ignored) it has just ended
+	}
 	for {
 		alive, err := s.queue.WorkerAlive()
 		if err != nil || !alive {
@@ -126,24 +144,51 @@ func (s *session) letFinish(ctx context.Context, pid int, deadline time.Duration
 	}
 }
 
-// takeFrom makes this process the session's worker. The one that start left is told
-// to end, and gets the time to finish what it has in hand.
-func (s *session) takeFrom(pid int) (err error) {
-	end := time.Now().Add(stopTimeout + time.Second)
-	for sig := syscall.SIGTERM; ; time.Sleep(5 * time.Millisecond) {
+// takeFromWorker makes this process the session's worker. The one that start left is told
+// to end, and gets the time to finish what it has in hand. The error wraps
+// [fs.ErrNotExist] if another larder stop has ended the session.
+func (s *session) takeFromWorker(deadline time.Duration, signals <-chan os.Signal) (err error) {
+	begin := time.Now()
+	kill := begin.Add(stopTimeout + time.Second)
+	sig := syscall.SIGTERM
+	for {
 		s.lock, err = s.queue.Lock()
 		if !errors.Is(err, queue.ErrLocked) {
 			return err
 		}
-		switch {
-		case sig == syscall.SIGTERM, sig == syscall.SIGKILL && time.Now().After(end):
-			// It holds the lock, so it is alive, and that process is it.
+		var interrupted <-chan os.Signal
+		switch pid := s.worker(); {
+		case pid == 0 && time.Since(begin) > deadline, time.Since(kill) > max(deadline, stopTimeout):
+			return err
+		case pid == 0:
+			interrupted = signals // another larder stop is at it
+		case sig == syscall.SIGTERM, time.Now().After(kill):
 			_ = syscall.Kill(pid, sig) // (ignored) it has just ended
 			sig = syscall.SIGKILL
-		case time.Now().After(end.Add(stopTimeout)):
+		}
+		select {
+		case <-interrupted:
 			return err
+		case <-time.After(5 * time.Millisecond):
 		}
 	}
+}
+
+// worker returns the process that start left, or 0 if it is not to be seen. The number may
+// be another one's by now, or be one of another container, and nobody else is to be killed.
+func (s *session) worker() int {
+	state, err := s.load()
+	if err != nil || state.Worker <= 0 {
+		return 0
+	}
+	words, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", state.Worker))
+	switch _, noProc := os.Stat("/proc/self/cmdline"); {
+	case noProc != nil:
+		return state.Worker // macOS does not tell
+	case err != nil, !bytes.Contains(words, []byte("\x00"+sessionWorker+"\x00")), !bytes.Contains(words, []byte("/"+filepath.Base(s.dir)+"\x00")):
+		return 0
+	}
+	return state.Worker
 }
 
 // workInBackground is what larder start leaves behind.
@@ -151,13 +196,23 @@ func workInBackground(c *cli.Context) error {
 	if c.NArg() != 1 {
 		return usageError("this is for larder start", "larder start --cache DIR")
 	}
-	s, _, err := openSession(c, c.Args().First())
+	secret, err := io.ReadAll(io.LimitReader(c.App.Reader, maxKeyFile))
+	if err != nil {
+		return fmt.Errorf("read signing key: %w", err)
+	}
+	keyringOf(c).secret = string(secret)
+	s, state, err := openSession(c, c.Args().First())
 	if err != nil {
 		return err
 	}
 	s.log = slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))
 	defer s.queue.Close()
-	finish := onSignal(c.Context, syscall.SIGUSR1) // before somebody can see that we are alive
+	// Before somebody can see that we are alive.
+	finish := onSignal(c.Context, syscall.SIGUSR1)
+	state.Worker = os.Getpid()
+	if err := s.save(*state); err != nil {
+		return err
+	}
 	if s.lock, err = s.queue.Lock(); err != nil {
 		return err
 	}

@@ -104,16 +104,13 @@ func watchUntil(ctx context.Context, c watcher.Config, finish <-chan struct{}, f
 		case <-watching.Done():
 		}
 	}()
-	err := watcher.Run(watching, c)
-	if finish == nil || !errors.Is(err, context.Canceled) {
-		return err
-	}
+	_ = watcher.Run(watching, c) // (ignored) it has only this one
 	if ctx.Err() == nil {
 		finishing()
 	}
 	looking, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(lookTimeout, cancel) })()
-	_, err = watcher.Look(looking, c)
+	_, err := watcher.Look(looking, c)
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -38,8 +39,14 @@ var ErrInterrupted = errors.New("interrupted")
 func NewChild(argv []string) *Child {
 	c := &Child{cmd: exec.Command(argv[0], argv[1:]...), signals: make(chan os.Signal, 16), ended: make(chan struct{})}
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	signal.Notify(c.signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+	signal.Notify(c.signals, NotIgnored(syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)...)
 	return c
+}
+
+// NotIgnored leaves out what we were started to ignore, as by nohup, or in the background
+// of a script: to ask for it would mean that the command does not ignore it either.
+func NotIgnored(signals ...os.Signal) []os.Signal {
+	return slices.DeleteFunc(signals, signal.Ignored)
 }
 
 // Start starts the command, unless a signal came since NewChild that asks to end: then

@@ -120,6 +120,12 @@ func (w *Wiring) substitute(c *nixclient.Client, wish Wish) {
 	}
 }
 
+// CanSet tells whether a line of Nix's settings can have a value: Nix takes it for words
+// with one space between, up to a #.
+func CanSet(value string) bool {
+	return strings.Join(strings.Fields(value), " ") == value && !strings.Contains(value, "#")
+}
+
 func (w *Wiring) set(name, value string) { w.Lines = append(w.Lines, name+" = "+value) }
 
 func (w *Wiring) note(format string, args ...any) {

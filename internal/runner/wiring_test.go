@@ -147,3 +147,15 @@ func TestNixConfigIsAppendedTo(t *testing.T) {
 		t.Errorf("without a hook it is %q, want %q", got, want)
 	}
 }
+
+func TestSettingsCanHaveWordsWithOneBlankBetween(t *testing.T) {
+	for value, want := range map[string]bool{
+		"/home/ci/hook": true, "/home/a b/hook": true, `/it's "it"/%20/hook`: true,
+		"/home/a  b/hook": false, "/home/a\tb/hook": false, "/home/a\nb/hook": false, "/home/a /hook": true,
+		"/home/hook ": false, "/job #3/hook": false, "/job#3/hook": false,
+	} {
+		if got := CanSet(value); got != want {
+			t.Errorf("%q: %v, want %v", value, got, want)
+		}
+	}
+}
