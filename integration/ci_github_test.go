@@ -50,12 +50,12 @@ func newGithubRunner(t *testing.T, r ciRecipe, service string, conf ...string) *
 	needTools(t, "node", "tar")
 	m := newMachine(t, nixes[0], append(conf, "trusted-users = root alice")...)
 	m.startDaemon(t)
-	temp, files := alice.home+"/work/_temp", alice.home+"/work/_files"
+	temp, files := alice.home+"/_work/_temp", alice.home+"/_work/_files"
 	g := &githubRunner{
 		recipe: r, service: service, env: make(map[string]string), state: make(map[string]string),
 		secrets: make(map[string]string), with: map[string]string{"url": r.program(), "sha256": releasedHash(t, r)},
 	}
-	g.recipeJob = newRecipeJob(t, m.as(alice), alice.home+"/work/project/project")
+	g.recipeJob = newRecipeJob(t, m.as(alice), alice.home+"/_work/project/project")
 	for _, dir := range []string{temp, files} {
 		must(t, os.MkdirAll(g.host(dir), 0o755))
 		g.own(t, dir)
