@@ -78,7 +78,7 @@ func releasedHash(t *testing.T, r ciRecipe) string {
 func (g *githubRunner) step(t *testing.T, env []string, args ...string) (exit int) {
 	t.Helper()
 	g.steps++
-	dir := alice.home + "/work/_files/"
+	dir := alice.home + "/_work/_files/"
 	sets := map[string]map[string]string{"GITHUB_ENV": g.env, "GITHUB_STATE": g.state, "GITHUB_OUTPUT": {}, "GITHUB_PATH": nil, "GITHUB_STEP_SUMMARY": nil}
 	for name := range sets {
 		must(t, os.WriteFile(g.host(dir+name), nil, 0o666))
