@@ -3,6 +3,9 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -90,5 +93,29 @@ func TestDrainEndsInTime(t *testing.T) {
 	defer cancel()
 	if err := Drain(ctx, r.Config); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Drain: %v, want context.DeadlineExceeded", err)
+	}
+}
+
+// A cache that was not there while a run was under way may be there at its end.
+func TestWorkerTriesOnceMoreWhenItIsToFinish(t *testing.T) {
+	for _, back := range []bool{true, false} {
+		r := newRig(t)
+		finish := make(chan struct{})
+		r.Finish, r.Patience = finish, 500*time.Millisecond
+		var finishing atomic.Bool
+		r.copy = func(context.Context, string, int) error {
+			if finishing.Load() && back {
+				return nil
+			}
+			return fmt.Errorf("%w: %w", ErrUnavailable, errDisk)
+		}
+		r.add(1)
+		w := r.start()
+		eventually(t, "a pause", func() bool { return strings.Contains(r.logged(), "pausing") })
+		finishing.Store(true)
+		close(finish)
+		if err := w.wait(t); back != (err == nil) || back != r.gone(1) {
+			t.Errorf("with the cache back %v: %v, job gone %v", back, err, r.gone(1))
+		}
 	}
 }

@@ -93,7 +93,8 @@ type Config struct {
 	Finish <-chan struct{}
 
 	// Patience is how long a pause may be, after which Run gives up once it is to
-	// finish. Zero means that it never does.
+	// finish, but not before what is unavailable was tried once more. Zero means that it
+	// never does.
 	Patience time.Duration
 
 	// Alive, if it is not nil, is called at least every Poll while the worker makes
@@ -200,6 +201,7 @@ func (w *worker) loop(ctx context.Context, rings <-chan struct{}) error {
 		case <-due.C:
 		case <-finish:
 			w.drain, finish = true, nil
+			w.pause = min(w.pause, w.Patience)
 		}
 		due.Stop()
 	}
@@ -299,7 +301,11 @@ func (w *worker) pauseFor(cause error) {
 	if time.Now().Before(w.paused) {
 		return // of several jobs that failed for one reason only the first counts
 	}
-	w.pause = min(max(firstPause, 2*w.pause), maxPause)
+	longest := maxPause
+	if w.Patience > 0 {
+		longest = 2 * w.Patience // whoever waits for the end waits for this
+	}
+	w.pause = min(max(firstPause, 2*w.pause), longest)
 	w.paused = time.Now().Add(w.pause)
 	w.cause = cause
 	w.Log.Warn("pausing", "for", w.pause, "err", cause)
