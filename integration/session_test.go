@@ -206,3 +206,12 @@ func TestStopWithoutTheKeyLeavesTheJobsToOneThatHasIt(t *testing.T) {
 	equalPaths(t, "cache", j.cached(t), []string{path})
 	j.signedBy(t, []string{path}, "ci-1")
 }
+
+func TestStopCopiesIntoTheCacheOfTheSession(t *testing.T) {
+	t.Parallel()
+	j := provider{nixes[0], roles[0]}.job(t, "")
+	path := strings.TrimSpace(j.run(t, shellStep(`
+		kill -9 $(sed 's/.*"worker":\([0-9]*\).*/\1/' $LARDER_SESSION/session.json)
+		`+buildStep("built")+`LARDER_CACHE=~/other larder stop`)...))
+	equalPaths(t, "cache", j.cached(t), []string{path})
+}

@@ -55,6 +55,11 @@ func stop(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	// It has found the session, whose cache is where its jobs belong: the variable may
+	// name another one.
+	if err := c.Set("cache", ""); err != nil {
+		return err
+	}
 	begin := time.Now()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(c.Context))
 	defer cancel()
