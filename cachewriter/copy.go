@@ -26,6 +26,7 @@ type entry struct {
 	batched     bool           // it is in a batch of the publisher
 	present     bool           // it is in the cache, but not all that it refers to
 	dump        *dump          // when it is dumped
+	ours        bool           // nobody was faster to publish it; the publisher's, until it is finished
 	cancel      context.CancelFunc
 	finished    bool
 	read        atomic.Int64 // bytes of its NAR; the mutex does not guard it

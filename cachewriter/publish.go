@@ -40,7 +40,7 @@ func (w *Writer) end(batch []*entry, err error) {
 			w.finish(e, cacheError(fmt.Errorf("copy %s: %w", e.info.Path, err)))
 			continue
 		}
-		if e.dump != nil && !e.finished {
+		if e.ours && !e.finished {
 			w.published(e.dump.narInfo)
 		}
 		w.finish(e, nil)
@@ -131,9 +131,11 @@ func (w *Writer) publish(batch []*entry) error {
 		return err
 	}
 	for i, e := range batch {
-		if err := w.cache.PublishNarInfo(w.ctx, temps[i], e.info.Path); err != nil {
+		published, err := w.cache.PublishNarInfo(w.ctx, temps[i], e.info.Path)
+		if err != nil {
 			return err
 		}
+		e.ours = e.ours || published
 	}
 	if err := w.cache.SyncDir("."); err != nil {
 		return err

@@ -98,8 +98,8 @@ type Options struct {
 	// it all that refers to it, or "" if it need not. Nil means that none must.
 	Cut func(info *nixstore.Info) string
 
-	// Published, if it is not nil, is told of every entry that was written, when it is
-	// durable. It is called by one goroutine at a time, and must not call the Writer.
+	// Published, if it is not nil, is told of every entry that was written, and by no
+	// other writer before, when it is durable. It is called by one goroutine at a time, and must not call the Writer.
 	Published func(*bincache.NarInfo)
 
 	// CaseHack is Nix's setting use-case-hack. Nil means Nix's default.

@@ -59,6 +59,9 @@ func start(c *cli.Context) error {
 func join(c *cli.Context) (bool, error) {
 	dir := outerSession(c)
 	if dir == "" && c.Bool("join") {
+		if c.String("cache") == "" {
+			return false, usageError("no cache is named", "larder start --join --cache DIR")
+		}
 		var err error
 		if dir, err = findSession(c); err != nil {
 			return false, err
@@ -160,6 +163,9 @@ func printStarted(c *cli.Context, dir, nixConfig string) error {
 	variables := [][2]string{{"NIX_CONFIG", nixConfig}}
 	if dir != "" {
 		variables = append(variables, [2]string{insideVariable, dir})
+	}
+	if os.Getenv("LARDER_QUEUE") != "" {
+		variables = append(variables, [2]string{"LARDER_QUEUE", ""}) // the hook would take that one
 	}
 	if file := os.Getenv("GITHUB_ENV"); file != "" {
 		var b strings.Builder

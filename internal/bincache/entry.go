@@ -116,28 +116,30 @@ func (c *Cache) PublishNar(t *Temp, name string) error {
 }
 
 // PublishNarInfo publishes a narinfo, and with it an entry, whose NAR and whose
-// references' narinfos must be in place. One that is there is kept, unless it is
-// damaged; only to find that out it takes, and waits for, the cache's lock.
-func (c *Cache) PublishNarInfo(ctx context.Context, t *Temp, storePath string) error {
+// references' narinfos must be in place. It tells whether it did: one that is there is
+// kept, unless it is damaged. Only to find that out it takes, and waits for, the cache's
+// lock.
+func (c *Cache) PublishNarInfo(ctx context.Context, t *Temp, storePath string) (published bool, err error) {
 	name := narInfoName(storePath)
-	err := t.Publish(name)
+	err = t.Publish(name)
 	if !errors.Is(err, fs.ErrExist) {
-		return err
+		return err == nil, err
 	}
 	unlock, err := c.lock(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unlock()
 	_, err = c.Entry(storePath)
 	switch {
 	case err == nil:
 		t.Discard()
-		return nil
+		return false, nil
 	case errors.Is(err, ErrDamaged), errors.Is(err, fs.ErrNotExist):
-		return t.Replace(name)
+		err = t.Replace(name)
+		return err == nil, err
 	}
-	return err
+	return false, err
 }
 
 // TempNarInfo writes a narinfo into an unfinished file.

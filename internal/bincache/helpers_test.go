@@ -68,7 +68,8 @@ func publish(t testing.TB, c *Cache, storePath, text string) *NarInfo {
 	must(t, c.PublishNar(temp(t, c, text), n.URL))
 	file, err := c.TempNarInfo(n)
 	must(t, err)
-	must(t, c.PublishNarInfo(t.Context(), file, storePath))
+	_, err = c.PublishNarInfo(t.Context(), file, storePath)
+	must(t, err)
 	return n
 }
 

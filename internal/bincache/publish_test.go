@@ -271,5 +271,6 @@ func tryToPublish(c *Cache) error {
 		return err
 	}
 	defer info.Discard()
-	return c.PublishNarInfo(context.Background(), info, hello)
+	_, err = c.PublishNarInfo(context.Background(), info, hello)
+	return err
 }

@@ -56,7 +56,7 @@ func (m *Merger) add(ctx context.Context, batch []*entry) error {
 		return err
 	}
 	for _, p := range entries {
-		if err := m.target().PublishNarInfo(ctx, p.temp, m.storePath(p.entry)); err != nil {
+		if _, err := m.target().PublishNarInfo(ctx, p.temp, m.storePath(p.entry)); err != nil {
 			return err
 		}
 		m.added(p)

@@ -37,7 +37,8 @@ func (s *site) publish(t *testing.T, name string, change func(n *bincache.NarInf
 	must(t, cache.PublishNar(nar, n.URL))
 	info, err := cache.TempNarInfo(n)
 	must(t, err)
-	must(t, cache.PublishNarInfo(t.Context(), info, n.StorePath))
+	_, err = cache.PublishNarInfo(t.Context(), info, n.StorePath)
+	must(t, err)
 	return n
 }
 
