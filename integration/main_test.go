@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -29,6 +30,11 @@ func TestMain(m *testing.M) {
 	// them: /proc/self is what the main thread sees.
 	runtime.LockOSThread()
 	unix.Umask(0o022) // other users read what tests write
+	for _, sig := range []os.Signal{unix.SIGHUP, unix.SIGINT} {
+		if signal.Ignored(sig) { // by nohup, or a shell's background; what we start would inherit that
+			signal.Notify(make(chan os.Signal, 1), sig)
+		}
+	}
 	binDir, errBinaries = findBinaries()
 	os.Exit(m.Run())
 }

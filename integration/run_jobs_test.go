@@ -112,7 +112,8 @@ func TestJobThatCollectsGarbageKeepsWhatItBuilt(t *testing.T) {
 		}
 		j := provider{n, r}.job(t, "")
 		o := j.runs(t, "sh", "-euc", `nix-build --no-out-link `+projectGraph+`; nix-store --gc; nix-store --gc`)
-		if n := len(j.cached(t)); n != 9 || o.report.Built != 8 || o.report.Gone != 0 {
+		// The source of which no hook tells may be gone before it was looked at.
+		if n := len(j.cached(t)); n < 8 || o.report.Built != 8 || o.report.Gone > 1 || o.report.LeftOver+len(o.report.Failed) > 0 {
 			t.Errorf("%d entries, report %+v", n, o.report)
 		}
 		j.whole(t)

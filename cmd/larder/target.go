@@ -289,7 +289,11 @@ func (t *target) copyJob(ctx context.Context, job *queue.Job) ([]slog.Attr, erro
 	r, err := t.copyWanted(ctx, job)
 	switch {
 	case err == nil:
-		t.tell(runner.Event{Kind: runner.Done, Path: job.Path})
+		done := runner.Event{Kind: runner.Done, Path: job.Path}
+		if job.Drv != "" {
+			done.Class = rules.Built // the hook's word
+		}
+		t.tell(done)
 	case errors.Is(err, cachewriter.ErrLeftOut):
 		reason := strings.TrimPrefix(err.Error(), cachewriter.ErrLeftOut.Error()+": ")
 		t.tell(runner.Event{Kind: runner.LeftOut, Path: job.Path, Reason: reason})

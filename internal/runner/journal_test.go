@@ -88,6 +88,8 @@ func TestTallyTellsTheTruth(t *testing.T) {
 		{Kind: Done, Path: "built"},
 		{Kind: Done, Path: "downloaded"},
 		{Kind: Done, Path: "pushed anew"},
+		{Kind: Done, Path: "built", Class: rules.Built},
+		{Kind: Done, Path: "deleted before it was looked at", Class: rules.Built},
 		{Kind: Gone, Path: "gone"},
 	} {
 		tally.Add(e)
@@ -100,10 +102,10 @@ func TestTallyTellsTheTruth(t *testing.T) {
 	var got map[string]any
 	must(t, json.Unmarshal(text, &got))
 	want := map[string]any{
-		"cache": "", "queued": 7., "done": 3., "gone": 1., "left_over": 2.,
+		"cache": "", "queued": 8., "done": 4., "gone": 1., "left_over": 2.,
 		"failed": []any{map[string]any{"path": "bad", "error": "corrupt"}},
 		"added":  3., "nar_bytes": 1008., "file_bytes": 506.,
-		"built": 3., "downloaded": 2., "already_there": 3.,
+		"built": 4., "downloaded": 2., "already_there": 4.,
 		"left_out": []any{map[string]any{"reason": "its name", "paths": 2.}, map[string]any{"reason": "its size", "paths": 1.}},
 		"hits":     2., "hit_nar_bytes": 110., "saved_seconds": 0., "timed_hits": 0.,
 		"drain_seconds": 1.5, "notes": []any{},
@@ -114,7 +116,7 @@ func TestTallyTellsTheTruth(t *testing.T) {
 	if diff := cmp.Diff([]string{"hit", "upstream's"}, tally.Hit); diff != "" {
 		t.Errorf("hits (-want +got):\n%s", diff)
 	}
-	used := []string{"built", "built again", "downloaded", "hit", "pushed anew", "source", "upstream's"}
+	used := []string{"built", "built again", "deleted before it was looked at", "downloaded", "hit", "pushed anew", "source", "upstream's"}
 	if diff := cmp.Diff(used, tally.Used); diff != "" {
 		t.Errorf("used (-want +got):\n%s", diff)
 	}

@@ -105,6 +105,7 @@ type Tally struct {
 
 	registered map[string]Event // by path: the first time
 	done       map[string]bool
+	built      map[string]bool   // of those done, as the hook says
 	leftOut    map[string]string // reasons by path: the hook and the watcher may both tell of one
 }
 
@@ -113,7 +114,7 @@ func NewTally() *Tally {
 	return &Tally{
 		Report: Report{Failed: []Failed{}, LeftOut: []Reason{}, Notes: []string{}}, // never null
 		Wrote:  make(map[string]bool), registered: make(map[string]Event),
-		done: make(map[string]bool), leftOut: make(map[string]string),
+		done: make(map[string]bool), built: make(map[string]bool), leftOut: make(map[string]string),
 	}
 }
 
@@ -134,6 +135,9 @@ func (t *Tally) Add(e Event) {
 		t.Wrote[e.Path] = true
 	case Done:
 		t.done[e.Path] = true
+		if e.Class == rules.Built {
+			t.built[e.Path] = true
+		}
 	case LeftOut:
 		t.leftOut[e.Path] = e.Reason
 	case Gone:
@@ -151,7 +155,7 @@ func (t *Tally) Finish() *Report {
 		present := e.Present && !t.Wrote[path]
 		switch {
 		case e.Class == rules.Built:
-			r.Built++
+			t.built[path] = true
 		case e.Class == rules.Downloaded && present:
 			r.Hits++
 			r.HitNarBytes += e.NarBytes
@@ -170,6 +174,7 @@ func (t *Tally) Finish() *Report {
 		}
 	}
 	slices.Sort(t.Hit)
+	r.Built = len(t.built)
 	r.Done = len(t.done)
 	r.Queued = r.Done + r.Gone + len(r.Failed) + r.LeftOver
 	reasons := make(map[string]int)
