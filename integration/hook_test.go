@@ -222,7 +222,7 @@ func TestBuildsGoOnIfTheHookGivesUp(t *testing.T) {
 	eachNix(t, func(t *testing.T, n nix) {
 		l := newLarder(t, n)
 		unlock := l.lockQueue(t)
-		l.machine = l.with("LARDER_HOOK_DEADLINE=1ms")
+		l.machine = l.with("LARDER_HOOK_DEADLINE=100us")
 		outs := l.builtDespiteTheHook(t, "gave up", standardGraph)
 		unlock()
 		for _, path := range l.rooted(t) {
