@@ -54,18 +54,12 @@ func isNarInfo(name string) bool { return strings.HasSuffix(name, narInfoEnding)
 
 // readEntry returns the entry whose narinfo has this name.
 func (c *Cache) readEntry(name string) (*NarInfo, error) {
-	n, _, err := c.readNarInfo(name)
-	if err == nil && (narInfoName(n.StorePath) != name || path.Dir(n.StorePath) != c.storeDir) {
-		err = fmt.Errorf("%w: it is for %s", ErrDamaged, n.StorePath)
-	}
-	if err == nil {
-		err = c.checkNar(n)
-	}
-	if err == nil {
+	n, _, err := c.Read(strings.TrimSuffix(name, narInfoEnding))
+	switch {
+	case err == nil:
 		return n, nil
-	}
-	if _, gone := c.root.Lstat(name); errors.Is(gone, fs.ErrNotExist) {
-		return nil, gone // its NAR may have been removed behind it
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, err // removed meanwhile
 	}
 	return nil, fmt.Errorf("read %s: %w", name, err)
 }

@@ -11,12 +11,7 @@ import (
 // Hashes returns the first parts of the store paths of all entries, damaged or not, in
 // no particular order.
 func (c *Cache) Hashes() ([]string, error) {
-	d, err := c.root.Open(".")
-	if err != nil {
-		return nil, fmt.Errorf("list cache: %w", err)
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
+	names, err := c.readDir(".")
 	if err != nil {
 		return nil, fmt.Errorf("list cache: %w", err)
 	}
@@ -35,17 +30,15 @@ func (c *Cache) Hashes() ([]string, error) {
 func (c *Cache) Read(hash string) (*NarInfo, []byte, error) {
 	name := hash + narInfoEnding
 	n, text, err := c.readNarInfo(name)
-	if err != nil {
-		return nil, nil, err
+	if err == nil && (narInfoName(n.StorePath) != name || path.Dir(n.StorePath) != c.storeDir) {
+		n, text, err = nil, nil, fmt.Errorf("%w: it is for %s", ErrDamaged, n.StorePath)
 	}
-	if narInfoName(n.StorePath) != name || path.Dir(n.StorePath) != c.storeDir {
-		return nil, nil, fmt.Errorf("%w: it is for %s", ErrDamaged, n.StorePath)
+	if err == nil {
+		err = c.checkNar(n)
 	}
-	err = c.checkNar(n)
 	if err != nil {
-		// Its NAR may have been removed behind it.
 		if _, gone := c.root.Lstat(name); errors.Is(gone, fs.ErrNotExist) {
-			return nil, nil, gone
+			return nil, nil, gone // its NAR may have been removed behind it
 		}
 	}
 	return n, text, err

@@ -1,7 +1,6 @@
 package bincache
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,54 +19,20 @@ var ErrOtherContents = errors.New("entry has other contents")
 // It takes, and waits for, the cache's lock if there is something to add, but only to
 // put in place what it has made durable before: many can be added to at a time.
 func (c *Cache) AddSignatures(ctx context.Context, n *NarInfo) (added bool, err error) {
-	for !added && err == nil {
+	for {
 		have, err := c.Entry(n.StorePath)
 		if err != nil || !lacks(have, n.Sigs) {
 			return false, err
 		}
-		if have.NarHash != n.NarHash || have.NarSize != n.NarSize || !slices.Equal(have.References, n.References) {
+		if !have.SameContents(n) {
 			return false, fmt.Errorf("%w: nar hash is %s with %d bytes and %d references, want %s with %d and %d", ErrOtherContents,
 				have.NarHash, have.NarSize, len(have.References), n.NarHash, n.NarSize, len(n.References))
 		}
-		united := *have
-		united.Sigs = slices.Concat(have.Sigs, n.Sigs)
-		slices.Sort(united.Sigs)
-		united.Sigs = slices.Compact(united.Sigs)
-		if added, err = c.replaceNarInfo(ctx, have, &united); err != nil {
-			return false, err
-		}
+		count, err := c.UniteSignatures(ctx, []*NarInfo{n})
+		if count > 0 || err != nil {
+			return err == nil, err
+		} // or somebody has changed the entry meanwhile
 	}
-	return added, err
-}
-
-// replaceNarInfo puts a narinfo in the place of another one, if that is still as it
-// was read, and tells whether it was.
-func (c *Cache) replaceNarInfo(ctx context.Context, was, is *NarInfo) (bool, error) {
-	t, err := c.TempNarInfo(is)
-	if err != nil {
-		return false, err
-	}
-	defer t.Discard()
-	if err := t.Sync(); err != nil {
-		return false, err
-	}
-	if replaced, err := c.replaceLocked(ctx, t, was); err != nil || !replaced {
-		return false, err
-	}
-	return true, c.SyncDir(".")
-}
-
-func (c *Cache) replaceLocked(ctx context.Context, t *Temp, was *NarInfo) (bool, error) {
-	unlock, err := c.lock(ctx)
-	if err != nil {
-		return false, err
-	}
-	defer unlock()
-	now, err := c.Entry(was.StorePath)
-	if err != nil || !bytes.Equal(now.Format(), was.Format()) {
-		return false, err
-	}
-	return true, t.Replace(narInfoName(was.StorePath))
 }
 
 // lacks tells whether one of some signatures is missing in an entry.
