@@ -63,9 +63,6 @@ func daemon(c *cli.Context) error {
 	return d.run(c.Context)
 }
 
-// forgetEvery is how long a daemon remembers what is in the cache.
-const forgetEvery = time.Minute
-
 // A daemonRun is one run of the daemon.
 type daemonRun struct {
 	cli      *cli.Context
@@ -159,14 +156,10 @@ func (d *daemonRun) runWith(ctx context.Context, t *target) error {
 // alive returns what is done in every round of the worker. Should the run be based on
 // what is no longer so, it ends it.
 func (d *daemonRun) alive(ctx context.Context, t *target, end func()) func() {
-	forgot := time.Now()
 	var looked time.Time
 	return func() {
 		notify(d.log, sd.SdNotifyWatchdog)
-		if time.Since(forgot) > forgetEvery {
-			t.writer.Forget()
-			forgot = time.Now()
-		}
+		t.forget()
 		// In every round: what is copied on the word of another cache is not whole.
 		if dir := t.replaced(); dir != "" {
 			d.log.Warn("cache was replaced, opening it again", "cache", dir)

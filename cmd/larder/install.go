@@ -105,18 +105,26 @@ func writeHook(dir, program, queueFile, next string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := replaceFile(filepath.Join(dir, hookName+".queue"), []byte(queueFile+"\n"), 0o644); err != nil {
+	hook := filepath.Join(dir, hookName)
+	if err := writeBeside(hook, queueFile, next); err != nil {
 		return err
 	}
-	if next == "" {
-		err = os.Remove(filepath.Join(dir, hookName+".next"))
-	} else {
-		err = replaceFile(filepath.Join(dir, hookName+".next"), []byte(next+"\n"), 0o644)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	return replaceFile(hook, text, 0o755)
+}
+
+// writeBeside writes the files beside a hook that name its queue and, unless that is "",
+// the next hook.
+func writeBeside(hook, queueFile, next string) error {
+	if err := replaceFile(hook+".queue", []byte(queueFile+"\n"), 0o644); err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(dir, hookName), text, 0o755)
+	if next != "" {
+		return replaceFile(hook+".next", []byte(next+"\n"), 0o644)
+	}
+	if err := os.Remove(hook + ".next"); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // layHook puts a program where a session's hook is to be. Nix fails builds whose hook is

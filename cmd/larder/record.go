@@ -18,6 +18,9 @@ const useGranularity = 24 * time.Hour
 // record puts down in the cache what a run has used, and in the report what earlier
 // records say that it saved. t must be finished.
 func record(ctx context.Context, s queue.Settings, t *runner.Tally) error {
+	if len(t.Used)+len(t.Wrote) == 0 {
+		return nil // there is nothing to put down, and nobody should wait for it
+	}
 	store, err := openStore()
 	if err != nil {
 		return err

@@ -79,7 +79,7 @@ func newSession(c *cli.Context, keep bool, log *slog.Logger) (_ *session, err er
 	if keep {
 		err = s.make(dirs, cacheDir)
 	} else {
-		err = s.look(dirs, cacheDir) // Nix would make what is not there
+		err = s.checkReadable(dirs) // Nix would make what is not there
 	}
 	if err != nil {
 		return nil, err
@@ -170,9 +170,9 @@ func (s *session) make(dirs nixstore.Dirs, cacheDir string) error {
 	return nil
 }
 
-// look returns an error if there is no cache to read.
-func (s *session) look(dirs nixstore.Dirs, cacheDir string) error {
-	cache, err := bincache.OpenReadOnly(cacheDir, dirs.Store)
+// checkReadable returns an error if there is no cache to read.
+func (s *session) checkReadable(dirs nixstore.Dirs) error {
+	cache, err := openReadOnly(s.cli, s.settings, dirs.Store)
 	if err != nil {
 		return err
 	}
@@ -229,13 +229,8 @@ func (s *session) installHook(dirs nixstore.Dirs) error {
 	if !runner.CanSet(s.hook) {
 		return fmt.Errorf("nix.conf can't have the name %q", s.hook)
 	}
-	if err := os.WriteFile(s.hook+".queue", []byte(s.queue.File()+"\n"), 0o644); err != nil {
+	if err := writeBeside(s.hook, s.queue.File(), s.wiring.Next); err != nil {
 		return err
-	}
-	if next := s.wiring.Next; next != "" {
-		if err := os.WriteFile(s.hook+".next", []byte(next+"\n"), 0o644); err != nil {
-			return err
-		}
 	}
 	return layHook(program, s.hook)
 }

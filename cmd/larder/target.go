@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"github.com/urfave/cli/v2"
@@ -199,6 +200,19 @@ type target struct {
 	*view
 	writer *cachewriter.Writer
 	tell   func(runner.Event)
+	forgot time.Time // when the writer last did
+}
+
+// forgetEvery is how long it is remembered what is in the cache.
+const forgetEvery = time.Minute
+
+// forget makes the writer look at the cache again, every now and then: it is for the
+// rounds of a worker.
+func (t *target) forget() {
+	if time.Since(t.forgot) > forgetEvery {
+		t.writer.Forget()
+		t.forgot = time.Now()
+	}
 }
 
 // targetOptions say how openTarget's writer works.
@@ -240,7 +254,7 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 		return nil, orHint(err, hintCache)
 	}
 	caseHack, _ := useCaseHack(os.Getenv) // (ignored) what can't be read, Nix does without as well
-	t := &target{view: v, tell: o.tell}
+	t := &target{view: v, tell: o.tell, forgot: time.Now()}
 	t.writer = cachewriter.New(cachewriter.Options{
 		Cache:       v.cache,
 		Store:       v.store,

@@ -47,12 +47,8 @@ func (s *session) work(ctx context.Context, finish, hurry <-chan struct{}) error
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	forgot := time.Now()
 	cfg.Alive = func() {
-		if time.Since(forgot) > forgetEvery {
-			t.writer.Forget()
-			forgot = time.Now()
-		}
+		t.forget()
 		if s.detached && s.forgotten() {
 			s.log.Info("nobody needs the session any more")
 			cancel()
