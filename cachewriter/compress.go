@@ -5,8 +5,6 @@ import (
 	"io"
 	"strconv"
 	"strings"
-
-	"github.com/DataDog/zstd"
 )
 
 // A Compression is how NARs are compressed.
@@ -55,68 +53,9 @@ type compressor interface {
 	Flush() error
 }
 
-func newCompressor(c Compression) compressor {
-	if c.Method == "none" {
-		return &plain{}
-	}
-	return &frames{level: c.Level, zstd: zstd.NewCtx()}
-}
-
 // plain compresses nothing.
 type plain struct{ w io.Writer }
 
 func (p *plain) Reset(w io.Writer)           { p.w = w }
 func (p *plain) Write(b []byte) (int, error) { return p.w.Write(b) }
 func (p *plain) Flush() error                { return nil }
-
-// frameSize is how much of a NAR is in one zstd frame. Frames know nothing of
-// each other, so a frame is all of a NAR that is ever in memory, and any decoder
-// takes them one after the other (RFC 8878, section 3). Nix 2.35 writes the same
-// with 16 MiB; at 8 MiB a NAR is not measurably larger.
-const frameSize = 8 << 20
-
-// frames compresses with libzstd in independent frames.
-type frames struct {
-	level int
-	zstd  zstd.Ctx
-	w     io.Writer
-	in    []byte // what is not compressed yet, less than a frame
-	out   []byte // a compressed frame
-}
-
-func (f *frames) Reset(w io.Writer) {
-	f.w = w
-	f.in = f.in[:0]
-}
-
-func (f *frames) Write(b []byte) (int, error) {
-	if f.in == nil {
-		f.in = make([]byte, 0, frameSize)
-		f.out = make([]byte, zstd.CompressBound(frameSize))
-	}
-	n := len(b)
-	for len(b) > 0 {
-		room := min(frameSize-len(f.in), len(b))
-		f.in = append(f.in, b[:room]...)
-		b = b[room:]
-		if len(f.in) == frameSize {
-			if err := f.Flush(); err != nil {
-				return 0, err
-			}
-		}
-	}
-	return n, nil
-}
-
-func (f *frames) Flush() error {
-	if len(f.in) == 0 {
-		return nil
-	}
-	frame, err := f.zstd.CompressLevel(f.out, f.in, f.level)
-	if err != nil {
-		return fmt.Errorf("compress: %w", err)
-	}
-	f.in = f.in[:0]
-	_, err = f.w.Write(frame)
-	return err
-}

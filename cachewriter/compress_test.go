@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os/exec"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/DataDog/zstd"
@@ -37,6 +38,11 @@ func (w *writes) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// newTestExchange returns an exchange of two dumpers.
+func newTestExchange() *frameExchange {
+	return newFrameExchange(sync.NewCond(new(sync.Mutex)), 2)
+}
+
 // sample returns data of which some can be compressed and some can't.
 func sample(size int) []byte {
 	random := rand.NewChaCha8([32]byte{})
@@ -48,7 +54,7 @@ func sample(size int) []byte {
 }
 
 func TestEachFrameIsIndependent(t *testing.T) {
-	c := newCompressor(DefaultCompression)
+	c := newFrames(3, newTestExchange())
 	for _, size := range []int{1, 1000, frameSize - 1, frameSize, frameSize + 1, 2*frameSize + 12345} {
 		data := sample(size)
 		var out writes
@@ -83,8 +89,7 @@ func TestEachFrameIsIndependent(t *testing.T) {
 }
 
 func TestCompressorForgetsAnUnfinishedNar(t *testing.T) {
-	for _, compression := range []Compression{DefaultCompression, {Method: "none"}} {
-		c := newCompressor(compression)
+	for name, c := range map[string]compressor{"zstd": newFrames(3, newTestExchange()), "none": &plain{}} {
 		c.Reset(&writes{})
 		_, err := c.Write([]byte("of another"))
 		must(t, err)
@@ -94,12 +99,12 @@ func TestCompressorForgetsAnUnfinishedNar(t *testing.T) {
 		must(t, err)
 		must(t, c.Flush())
 		text := bytes.Join(out, nil)
-		if compression.Method == "zstd" {
+		if name == "zstd" {
 			text, err = zstd.Decompress(nil, text)
 			must(t, err)
 		}
 		if string(text) != "mine" {
-			t.Errorf("%v: %q, want mine", compression, text)
+			t.Errorf("%s: %q, want mine", name, text)
 		}
 	}
 }

@@ -36,10 +36,27 @@ func (d *dump) sync() error {
 	return d.lost
 }
 
-// A dumper dumps one path after the other, with the same buffers.
+// A dumper dumps one path after the other, with the same buffers. While there is
+// none, it helps others with theirs.
 type dumper struct {
-	nar      nar.Dumper
-	compress compressor
+	nar        nar.Dumper
+	frames     *frames
+	compress   compressor // the frames, or nothing at all
+	background bool       // it runs at the lowest priority
+	helper     bool       // it counts as one in the exchange
+}
+
+func (w *Writer) newDumper(background bool) *dumper {
+	d := &dumper{
+		nar:        nar.Dumper{CaseHack: w.caseHack},
+		frames:     newFrames(w.compression.Level, w.exchange),
+		background: background,
+	}
+	d.compress = d.frames
+	if w.compression.Method == "none" {
+		d.compress = &plain{}
+	}
+	return d
 }
 
 // dumpAll dumps what is to be dumped until the Writer is closed, at the priority that
@@ -54,35 +71,54 @@ func (w *Writer) dumpAll() {
 			w.log.Warn("dumping at normal priority", "err", err)
 		}
 	}
-	d := &dumper{nar: nar.Dumper{CaseHack: w.caseHack}, compress: newCompressor(w.compression)}
+	d := w.newDumper(background)
 	for {
-		e, ctx := w.nextToDump(background)
-		if e == nil {
+		t := w.nextTask(d)
+		switch {
+		case t.frame != nil:
+			d.frames.compress(t.frame)
+		case t.entry != nil:
+			e := t.entry
+			dumped, err := w.dump(t.ctx, d, e)
+			w.mu.Lock()
+			e.cancel()
+			e.cancel = nil
+			w.dumped(e, dumped, err)
+			w.mu.Unlock()
+		default:
 			if w.ctx.Err() == nil {
 				w.tasks.Go(w.dumpAll) // by another thread
 			}
 			return
 		}
-		dumped, err := w.dump(ctx, d, e)
-		w.mu.Lock()
-		e.cancel()
-		e.cancel = nil
-		w.dumped(e, dumped, err)
-		w.mu.Unlock()
 	}
 }
 
-// nextToDump waits for an entry to dump. It returns nil when there will be none, or not
-// at this priority.
-func (w *Writer) nextToDump(background bool) (*entry, context.Context) {
+// A task is what a dumper does next: it dumps an entry, or compresses a frame of
+// somebody else's.
+type task struct {
+	entry *entry
+	ctx   context.Context // of the entry
+	frame *frame
+}
+
+// nextTask waits for something to do. It returns nothing when there will be
+// nothing, or not at this priority.
+func (w *Writer) nextTask(d *dumper) task {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for {
-		for len(w.todo) == 0 && w.ctx.Err() == nil && w.background.Load() == background {
-			w.changed.Wait()
+	if !d.helper {
+		d.helper = true
+		w.exchange.helpers++
+	}
+	for w.ctx.Err() == nil && w.background.Load() == d.background {
+		// Somebody may be waiting for a frame already.
+		if f := w.exchange.take(); f != nil {
+			return task{frame: f}
 		}
-		if w.ctx.Err() != nil || w.background.Load() != background {
-			return nil, nil
+		if len(w.todo) == 0 {
+			w.changed.Wait()
+			continue
 		}
 		e := w.todo[0]
 		w.todo = w.todo[1:]
@@ -91,8 +127,17 @@ func (w *Writer) nextToDump(background bool) (*entry, context.Context) {
 		}
 		ctx, cancel := context.WithCancel(w.ctx)
 		e.cancel = cancel
-		return e, ctx
+		w.stopHelping(d)
+		return task{entry: e, ctx: ctx}
 	}
+	w.stopHelping(d)
+	return task{}
+}
+
+// stopHelping makes others no longer count on d. The mutex is held.
+func (w *Writer) stopHelping(d *dumper) {
+	d.helper = false
+	w.exchange.helpers--
 }
 
 // dumped takes a finished dump. The mutex is held.
@@ -116,9 +161,12 @@ func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
 	if err != nil {
 		return nil, cacheError(err)
 	}
-	out := &hashedFile{file: file, hash: sha256.New()}
-	d.compress.Reset(out)
 	in := &hashedNar{hash: sha256.New(), to: d.compress, read: &e.read}
+	out := &hashedFile{file: file, hash: sha256.New()}
+	if w.compression.Method == "none" {
+		out.hash = nil // the file is the NAR
+	}
+	d.compress.Reset(out)
 	size, err := d.nar.Dump(ctx, in, info.Path)
 	if err == nil {
 		err = d.compress.Flush()
@@ -135,6 +183,7 @@ func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
 		err = w.sign(n)
 	}
 	if err != nil {
+		d.compress.Reset(nil) // others need not go on with it
 		file.Discard()
 		return nil, err
 	}
@@ -142,7 +191,10 @@ func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
 }
 
 func (w *Writer) narInfo(info *nixstore.Info, narHash hash.Hash, narSize int64, file *hashedFile) *bincache.NarInfo {
-	fileHash := bincache.Hash(file.hash.Sum(nil))
+	fileHash := bincache.Hash(narHash.Sum(nil))
+	if file.hash != nil {
+		fileHash = bincache.Hash(file.hash.Sum(nil))
+	}
 	return &bincache.NarInfo{
 		StorePath:   info.Path,
 		URL:         bincache.NarName(fileHash, w.compression.Method),
@@ -196,7 +248,7 @@ func (h *hashedNar) Write(b []byte) (int, error) {
 	return h.to.Write(b)
 }
 
-// hashedFile writes a file of the cache and hashes it. It keeps its error, so
+// hashedFile writes a file of the cache and hashes it, unless it has no hash. It keeps its error, so
 // that the cache's troubles can be told from the store's.
 type hashedFile struct {
 	file *bincache.Temp
@@ -206,7 +258,9 @@ type hashedFile struct {
 }
 
 func (h *hashedFile) Write(b []byte) (int, error) {
-	h.hash.Write(b)
+	if h.hash != nil {
+		h.hash.Write(b)
+	}
 	n, err := h.file.Write(b)
 	h.size += int64(n)
 	h.err = err

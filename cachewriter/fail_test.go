@@ -68,7 +68,7 @@ func TestPathThatGoesWhileItIsReadIsGone(t *testing.T) {
 		info, err := f.store.Info(t.Context(), path)
 		must(t, err)
 		between()
-		_, err = w.dump(t.Context(), &dumper{compress: newCompressor(DefaultCompression)}, &entry{info: info})
+		_, err = w.dump(t.Context(), w.newDumper(false), &entry{info: info})
 		return err
 	}
 	gone := f.nix.Add(t, "gone", "gone")

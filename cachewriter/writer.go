@@ -20,16 +20,18 @@
 // Copy walks a closure, references first, looks which entries are missing, and
 // hands those to the dumpers through a window that bounds how many are unfinished.
 // A dumper reads a store path once, and in that pass hashes the NAR, compresses
-// it, and hashes the file. The publisher takes whatever is dumped, and whose
+// it, and hashes the file; of a path that is larger than a frame, dumpers that have
+// none of their own compress some. The publisher takes whatever is dumped, and whose
 // references are published or come with it, as one batch: many files, few syncs.
 //
 // Calls of Copy share all of it: a path that two closures need is dumped once.
 //
 // A NAR is published only if its hash and size are those in Nix's database. What
 // is signed is what that database says, also of entries that are there already.
-// Memory
-// is bounded by the window and by a frame per dumper; only Copy's list of a
-// closure grows with it, by less than 200 bytes for each path.
+//
+// Memory is bounded by the window, two buffers of a frame for each dumper, and as many
+// more as maxSpare; only Copy's list of a closure grows with it, by less than 200
+// bytes for each path.
 package cachewriter
 
 import (
@@ -129,7 +131,8 @@ type Writer struct {
 	background atomic.Bool
 
 	mu       sync.Mutex // guards what is below, and every entry and call
-	changed  *sync.Cond // todo or ready has grown, or ctx has ended
+	changed  *sync.Cond // todo or ready has grown, a frame was left, or ctx has ended
+	exchange *frameExchange
 	complete map[int64]struct{}
 	open     map[int64]*entry // in the window, by row of Nix's database
 	calls    int              // of Copy, under way
@@ -174,6 +177,7 @@ func New(o Options) *Writer {
 		open:        make(map[int64]*entry),
 	}
 	w.changed = sync.NewCond(&w.mu)
+	w.exchange = newFrameExchange(w.changed, o.Workers)
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	context.AfterFunc(w.ctx, func() {
 		w.mu.Lock()
