@@ -57,6 +57,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		ExitErrHandler:            func(*cli.Context, error) {}, // main decides
 		OnUsageError:              onUsageError,
 		Action:                    noCommand,
+		Flags:                     []cli.Flag{cpuProfileFlag},
+		Before:                    startProfile,
+		After:                     stopProfile,
 		Metadata:                  map[string]any{"keys": newKeyring()},
 		Commands: []*cli.Command{
 			runCommand(),
