@@ -123,10 +123,13 @@ func (e *explanation) lookInStore(ctx context.Context, v *view, cursor *queue.Cu
 		return err
 	}
 	e.Store.Closure = len(closure)
-	for _, node := range closure {
-		info, err := v.store.NodeInfo(ctx, node)
-		if err != nil {
-			return err
+	infos, err := v.store.NodeInfos(ctx, closure)
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		if info == nil {
+			return fmt.Errorf("read closure of %s: %w", e.Path, nixstore.ErrNotValid) // it has been collected
 		}
 		if v.present(info.Path) || v.rules.Upstream(info.Sigs) != "" {
 			continue

@@ -33,7 +33,7 @@ type view struct {
 
 // openView opens what a command only looks at.
 func openView(c *cli.Context, s queue.Settings) (*view, error) {
-	return newView(s, func(storeDir string) (*bincache.Cache, error) { return openReadOnly(c, s, storeDir) })
+	return newView(s, func(store *nixstore.Store) (*bincache.Cache, error) { return openReadOnly(c, s, store.Dirs().Store) })
 }
 
 // openReadOnly opens the cache of the command line or of the queue's settings. An
@@ -67,7 +67,7 @@ func openJobView(c *cli.Context, s queue.Settings) (*view, error) {
 	return v, err
 }
 
-func newView(s queue.Settings, openCache func(storeDir string) (*bincache.Cache, error)) (_ *view, err error) {
+func newView(s queue.Settings, openCache func(*nixstore.Store) (*bincache.Cache, error)) (_ *view, err error) {
 	v := &view{}
 	defer func() {
 		if err != nil {
@@ -87,7 +87,7 @@ func newView(s queue.Settings, openCache func(storeDir string) (*bincache.Cache,
 		}
 		v.bases = append(v.bases, base)
 	}
-	v.cache, err = openCache(v.store.Dirs().Store)
+	v.cache, err = openCache(v.store)
 	return v, err
 }
 
@@ -218,6 +218,7 @@ func (t *target) forget() {
 // targetOptions say how openTarget's writer works.
 type targetOptions struct {
 	background bool
+	wanted     []string           // paths without which there is nothing to do, and no cache to be made
 	tell       func(runner.Event) // hears what happens; nil means that nobody wants to
 	log        *slog.Logger
 }
@@ -242,8 +243,11 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 	if err := checkWorkers(c); err != nil {
 		return nil, err
 	}
-	v, err := newView(s, func(storeDir string) (*bincache.Cache, error) {
-		return openCache(url, c.String("cache") != "", storeDir)
+	v, err := newView(s, func(store *nixstore.Store) (*bincache.Cache, error) {
+		if err := store.Check(c.Context, o.wanted); err != nil {
+			return nil, err
+		}
+		return openCache(url, c.String("cache") != "", store.Dirs().Store)
 	})
 	if err != nil {
 		return nil, err
