@@ -39,16 +39,13 @@ func (w *Writer) look(ctx context.Context, nodes []nixstore.Node) ([]look, error
 	}
 	found := w.cache.Find(ctx, paths)
 	looked := make([]look, len(nodes))
+	w.findPresent(contents, found, looked)
 	var rest []int // where those are that need more than a look
 	var restNodes []nixstore.Node
-	for i, c := range contents {
-		looked[i].path = c.Path
-		have := found[i].Entry
-		if have != nil && have.NarHash == c.NarHash && len(w.keys) == 0 {
-			looked[i].present = true
-			continue
+	for i := range looked {
+		if !looked[i].present {
+			rest, restNodes = append(rest, i), append(restNodes, nodes[i])
 		}
-		rest, restNodes = append(rest, i), append(restNodes, nodes[i])
 	}
 	if len(rest) == 0 {
 		return looked, nil
@@ -66,6 +63,27 @@ func (w *Writer) look(ctx context.Context, nodes []nixstore.Node) ([]look, error
 		})
 	}
 	return looked, g.Wait()
+}
+
+// findPresent finds those that the cache has as we would write them.
+func (w *Writer) findPresent(contents []nixstore.Content, found []bincache.Found, looked []look) {
+	var same []int
+	for i, c := range contents {
+		looked[i].path = c.Path
+		if have := found[i].Entry; have != nil && have.NarHash == c.NarHash {
+			looked[i].present = len(w.keys) == 0
+			same = append(same, i)
+		}
+	}
+	if len(w.keys) == 0 {
+		return
+	}
+	// To see whether a signature is there is to make it, which takes a processor.
+	_ = bincache.EachOf(same, func(i int) error { // (ignored) it has none
+		signed, err := found[i].Entry.SignedBy(w.keys)
+		looked[i].present = signed && err == nil // what is wrong shows when it is to be signed
+		return nil
+	})
 }
 
 func (w *Writer) lookAt(ctx context.Context, node nixstore.Node, info *nixstore.Info, found bincache.Found) (look, error) {
