@@ -4,14 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"slices"
 	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
-
-	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/nixstore"
 )
 
@@ -19,7 +14,7 @@ import (
 // all of it but what says otherwise.
 type entry struct {
 	id          int64
-	info        *nixstore.Info // not changed after look
+	info        *nixstore.Info // not changed after look; of one that is present the path alone
 	calls       []*call        // who waits for it
 	referrers   []*entry       // who can't be published before it
 	unpublished int            // references that are neither published nor in a batch
@@ -117,78 +112,6 @@ func (w *Writer) isComplete(id int64) bool {
 	return ok
 }
 
-// lookAhead is how many paths are looked up together, so that the answers of a
-// slow file system come at the same time.
-const lookAhead = 256
-
-// A look is what was found out about a path.
-type look struct {
-	info      *nixstore.Info
-	present   bool  // the cache has it
-	signed    bool  // and has now been signed
-	elsewhere bool  // the cache need not have it, nor what it refers to
-	err       error // this path's own trouble
-}
-
-// look finds out which of some paths are in the cache.
-func (w *Writer) look(ctx context.Context, nodes []nixstore.Node) ([]look, error) {
-	looked := make([]look, len(nodes))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(8)
-	for i, node := range nodes {
-		g.Go(func() (err error) {
-			looked[i], err = w.lookAt(ctx, node)
-			return err
-		})
-	}
-	return looked, g.Wait()
-}
-
-func (w *Writer) lookAt(ctx context.Context, node nixstore.Node) (look, error) {
-	info, err := w.store.NodeInfo(ctx, node)
-	if errors.Is(err, ErrNotInStore) {
-		return look{err: err}, nil
-	}
-	if err != nil {
-		return look{}, err
-	}
-	have, err := w.cache.Entry(info.Path)
-	if err == nil {
-		var signed bool
-		if signed, err = w.signPresent(ctx, info, have); err == nil {
-			return look{info: info, present: true, signed: signed}, nil
-		}
-	}
-	switch {
-	case errors.Is(err, bincache.ErrDamaged):
-		w.log.Warn("entry will be replaced", "path", info.Path, "err", err)
-		return w.lookElsewhere(ctx, info)
-	case errors.Is(err, fs.ErrNotExist):
-		return w.lookElsewhere(ctx, info)
-	}
-	err = cacheError(fmt.Errorf("look for %s in the cache: %w", info.Path, err))
-	if errors.Is(err, ErrUnavailable) {
-		return look{}, err
-	}
-	return look{err: err}, nil
-}
-
-// lookElsewhere finds out whether a path that is not in the cache has to be.
-func (w *Writer) lookElsewhere(ctx context.Context, info *nixstore.Info) (look, error) {
-	elsewhere, err := w.elsewhere(ctx, info)
-	if err != nil {
-		// To copy what is not needed would be no help: others rely on what is there.
-		return look{}, fmt.Errorf("%w: look for %s elsewhere: %w", ErrUnavailable, info.Path, err)
-	}
-	if elsewhere {
-		return look{info: info, elsewhere: true}, nil
-	}
-	if reason := w.cut(info); reason != "" {
-		return look{err: fmt.Errorf("%w: %s: %s", ErrLeftOut, info.Path, reason)}, nil
-	}
-	return look{info: info}, nil
-}
-
 // admit lets a path of the graph, all of whose references have been before, into
 // the window, unless it is complete already.
 func (w *Writer) admit(ctx context.Context, c *call, graph nixstore.Graph, node nixstore.Node, l look) error {
@@ -239,6 +162,9 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 		return false
 	}
 	e := &entry{id: node.ID, info: l.info, present: l.present}
+	if e.present {
+		e.info = &nixstore.Info{Path: l.path}
+	}
 	var waitsFor []*entry // what is not published
 	for _, i := range node.Refs {
 		id := graph[i].ID

@@ -85,8 +85,8 @@ func TestPathThatGoesWhileItIsReadIsGone(t *testing.T) {
 	if err == nil || errors.Is(err, ErrStoreCorrupt) || errors.Is(err, ErrNotInStore) || errors.Is(err, ErrUnavailable) {
 		t.Errorf("registered anew: %v, want an error to try again after", err)
 	}
-	if l, err := w.lookAt(t.Context(), nixstore.Node{ID: 1 << 40}); err != nil || !errors.Is(l.err, ErrNotInStore) {
-		t.Errorf("row is gone: %v, %v; want ErrNotInStore of this path", l.err, err)
+	if looked, err := w.look(t.Context(), []nixstore.Node{{ID: 1 << 40}}); err != nil || !errors.Is(looked[0].err, ErrNotInStore) {
+		t.Errorf("row is gone: %v, %v; want ErrNotInStore of this path", looked, err)
 	}
 	f.check(t)
 }

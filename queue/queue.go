@@ -265,11 +265,14 @@ func explain(err error) error {
 
 // Remove closes the queue and deletes its files. Its [Lock] must be held.
 func (q *Queue) Remove() error {
-	if err := q.db.Close(); err != nil {
-		return fmt.Errorf("remove queue: %w", err)
+	// The database first: SQLite writes what is in the log into it, and waits for the
+	// disk, when the last connection is closed, unless there is none any more.
+	errs := []error{os.Remove(q.file), q.db.Close()}
+	for _, suffix := range []string{"-wal", "-shm", "-lock"} {
+		errs = append(errs, os.Remove(q.file+suffix))
 	}
-	for _, suffix := range []string{"", "-wal", "-shm", "-lock"} {
-		if err := os.Remove(q.file + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, err := range errs {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove queue: %w", err)
 		}
 	}

@@ -41,7 +41,7 @@ func newBenchRig(b *testing.B) *benchRig {
 	check(b, Begin(b.Context(), q, store))
 	return &benchRig{nix: db, Config: Config{
 		Queue: q, Store: store, Roots: gcroot.Join(dir, gcroot.OpenLinks(q.File()+"-roots")), Rules: rules.Default(),
-		Present: func(string) bool { return false }, Epoch: "one", Poll: time.Hour, Log: slog.New(slog.DiscardHandler),
+		Present: absent, Epoch: "one", Poll: time.Hour, Log: slog.New(slog.DiscardHandler),
 	}}
 }
 

@@ -1,14 +1,10 @@
 package watcher
 
 import (
-	"sync"
+	"context"
 
 	"github.com/nix-larder/larder/internal/nixstore"
 )
-
-// lookers is how many paths are looked for in the cache at a time, so that the
-// answers of a slow file system come at the same time.
-const lookers = 8
 
 // A choice is what is to become of a registration.
 type choice struct {
@@ -18,19 +14,22 @@ type choice struct {
 }
 
 // choose finds out what is to become of some registrations.
-func (c *Config) choose(regs []nixstore.Registration) []choice {
+func (c *Config) choose(ctx context.Context, regs []nixstore.Registration) []choice {
 	choices := make([]choice, len(regs))
-	var tasks sync.WaitGroup
-	for first := range lookers {
-		tasks.Go(func() {
-			for i := first; i < len(regs); i += lookers {
-				unwanted := c.Rules.Unwanted(regs[i], false)
-				look := unwanted == "" || c.Observe != nil
-				choices[i] = choice{regs[i], unwanted, look && c.Present(regs[i].Path)}
-			}
-		})
+	var paths []string // to look for in the cache
+	var of []int       // whose they are
+	for i, reg := range regs {
+		choices[i] = choice{Registration: reg, unwanted: c.Rules.Unwanted(reg, false)}
+		if choices[i].unwanted == "" || c.Observe != nil {
+			paths, of = append(paths, reg.Path), append(of, i)
+		}
 	}
-	tasks.Wait()
+	if len(paths) == 0 {
+		return choices
+	}
+	for n, present := range c.Present(ctx, paths) {
+		choices[of[n]].present = present
+	}
 	return choices
 }
 

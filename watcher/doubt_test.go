@@ -202,7 +202,7 @@ func TestDoubtThatIsCutShortForgetsNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	r.Epoch = "two"
 	c := r.Config
-	c.Present = func(string) bool { cancel(); return false }
+	c.Present = func(_ context.Context, paths []string) []bool { cancel(); return absent(ctx, paths) }
 	if _, err := Look(ctx, c); !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled Look: %v, want context.Canceled", err)
 	}

@@ -51,7 +51,7 @@ func childConfig(ctx context.Context, args []string) (Config, error) {
 	return Config{
 		Queue: q, Store: store, Epoch: "one", Rules: rules.Default(),
 		Roots:   gcroot.Join(gcroot.Open(args[1], q.Identity().ID), gcroot.OpenLinks(args[2]+"-roots")),
-		Present: func(string) bool { return false },
+		Present: absent,
 		Log:     slog.New(slog.DiscardHandler),
 	}, nil
 }
@@ -207,7 +207,7 @@ func runWithoutInotify(args []string) error {
 	found := false
 	c.Log = slog.New(slog.NewTextHandler(&log, nil))
 	c.Poll = 10 * time.Millisecond
-	c.Present = func(string) bool { found = true; cancel(); return true }
+	c.Present = func(_ context.Context, paths []string) []bool { found = true; cancel(); return absent(ctx, paths) }
 	fmt.Println("ready")
 	if err := Run(ctx, c); !found || !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("nothing was found: %v", err)

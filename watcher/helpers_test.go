@@ -60,7 +60,7 @@ func newRigWith(t *testing.T, nix *nixtest.Store) *rig {
 	must(t, err)
 	t.Cleanup(func() { r.lock.Unlock() })
 	r.Config = Config{
-		Queue: q, Present: r.isPresent, Epoch: "one", Rules: rules.Default(),
+		Queue: q, Present: r.arePresent, Epoch: "one", Rules: rules.Default(),
 		Poll: time.Hour, // what a test waits for has to come by itself
 		Log:  slog.New(slog.NewTextHandler(io.MultiWriter((*rigLog)(r), t.Output()), nil)),
 	}
@@ -90,12 +90,19 @@ func (r *rig) reopen() {
 	r.Store = s
 }
 
-func (r *rig) isPresent(path string) bool {
+func (r *rig) arePresent(_ context.Context, paths []string) []bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.asked[path]++
-	return r.present[path]
+	present := make([]bool, len(paths))
+	for i, path := range paths {
+		r.asked[path]++
+		present[i] = r.present[path]
+	}
+	return present
 }
+
+// absent is a Present of a cache that has nothing.
+func absent(_ context.Context, paths []string) []bool { return make([]bool, len(paths)) }
 
 // setPresent says which paths are in the cache.
 func (r *rig) setPresent(are bool, paths ...string) {

@@ -236,7 +236,7 @@ func TestLookThatIsCutShortGoesOnWhereItWas(t *testing.T) {
 	all := r.addMany("some", 5)
 	ctx, cancel := context.WithCancel(t.Context())
 	c := r.Config
-	c.Present = func(path string) bool { cancel(); return false }
+	c.Present = func(_ context.Context, paths []string) []bool { cancel(); return absent(ctx, paths) }
 	// Links are made by a process, which ends with the context.
 	c.Roots = gcroot.Join(gcroot.Open(r.nix.State, "none"), gcroot.OpenLinks(filepath.Join(t.TempDir(), "links")))
 	if _, err := Look(ctx, c); !errors.Is(err, context.Canceled) {

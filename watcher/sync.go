@@ -43,7 +43,7 @@ func each(ctx context.Context, c Config, f func(paths []string) error) (Result, 
 		if err != nil || len(regs) == 0 {
 			return total, err
 		}
-		paths, r := queued(c.choose(regs))
+		paths, r := queued(c.choose(ctx, regs))
 		total.add(r)
 		if err := f(paths); err != nil {
 			return total, err

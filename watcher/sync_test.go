@@ -1,6 +1,7 @@
 package watcher
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -148,9 +149,9 @@ func TestSyncThatFailsDoesNotMoveTheStart(t *testing.T) {
 	r.look()
 	cursor := r.cursor()
 	c := r.Config
-	c.Present = func(path string) bool {
+	c.Present = func(ctx context.Context, paths []string) []bool {
 		must(t, r.Queue.Close()) // its disk is gone, for example
-		return false
+		return absent(ctx, paths)
 	}
 	if _, err := Sync(t.Context(), c); err == nil {
 		t.Error("Sync of a closed queue: no error")

@@ -60,10 +60,10 @@ type Config struct {
 	// Rules say what is wanted.
 	Rules rules.Rules
 
-	// Present tells whether a store path is in the cache already. It must not be nil,
-	// and may be called by several goroutines. If it does not know, the answer is no: a
-	// job too many does no harm.
-	Present func(storePath string) bool
+	// Present tells which of some store paths are in the cache already, many of them at a
+	// time. It must not be nil. Where it does not know, the answer is no: a job too many
+	// does no harm.
+	Present func(ctx context.Context, storePaths []string) []bool
 
 	// Epoch names what the cursor depends on: as long as it is the same, what has been
 	// looked at is in the queue, in the cache, or unwanted. It must not be empty.
@@ -244,7 +244,7 @@ func (c *Config) advance(ctx context.Context, cursor *queue.Cursor) (Result, err
 	if err != nil || len(regs) == 0 {
 		return Result{}, err
 	}
-	choices := c.choose(regs)
+	choices := c.choose(ctx, regs)
 	wanted, r := queued(choices)
 	if err := c.protect(ctx, wanted); err != nil {
 		return r, err

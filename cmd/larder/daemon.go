@@ -118,7 +118,7 @@ func (d *daemonRun) lookWithout(ctx context.Context) error {
 	defer store.Close()
 	cfg := d.watched
 	cfg.Store = store
-	cfg.Present = func(string) bool { return false }
+	cfg.Present = func(_ context.Context, paths []string) []bool { return make([]bool, len(paths)) }
 	_, err = watcher.Look(ctx, cfg)
 	return err
 }

@@ -123,12 +123,20 @@ func (e *explanation) lookInStore(ctx context.Context, v *view, cursor *queue.Cu
 		return err
 	}
 	e.Store.Closure = len(closure)
-	for _, node := range closure {
-		info, err := v.store.NodeInfo(ctx, node)
-		if err != nil {
-			return err
-		}
-		if v.present(info.Path) || v.rules.Upstream(info.Sigs) != "" {
+	infos, err := v.store.NodeInfos(ctx, closure)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(infos, nil) {
+		return fmt.Errorf("read closure of %s: %w", e.Path, nixstore.ErrNotValid) // it has been collected
+	}
+	paths := make([]string, len(infos))
+	for i, info := range infos {
+		paths[i] = info.Path
+	}
+	present := v.present(ctx, paths)
+	for i, info := range infos {
+		if present[i] || v.rules.Upstream(info.Sigs) != "" {
 			continue
 		}
 		e.Missing = append(e.Missing, info.Path)
@@ -146,9 +154,13 @@ func (e *explanation) lookInCache(ctx context.Context, v *view) error {
 		e.Damaged = err.Error()
 	case err == nil:
 		e.Entry = &entryFacts{URL: entry.URL, Compression: entry.Compression, FileSize: entry.FileSize}
-		for _, ref := range entry.References {
-			ref = filepath.Join(v.store.Dirs().Store, ref)
-			if !v.present(ref) && !v.upstreamHas(ctx, ref) {
+		refs := make([]string, len(entry.References))
+		for i, ref := range entry.References {
+			refs[i] = filepath.Join(v.store.Dirs().Store, ref)
+		}
+		present := v.present(ctx, refs)
+		for i, ref := range refs {
+			if !present[i] && !v.upstreamHas(ctx, ref) {
 				e.MissingReferences = append(e.MissingReferences, ref)
 			}
 		}

@@ -138,19 +138,15 @@ func staleDaemon(files []string) (int, error) {
 			changed = info.ModTime()
 		}
 	}
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		return 0, err
-	}
 	daemons := make(map[int]process)
-	for _, stat := range stats {
-		text, err := os.ReadFile(stat)
+	for _, pid := range processes() {
+		text, err := os.ReadFile("/proc/" + pid + "/stat")
 		if err != nil {
 			continue // (ignored) it has ended meanwhile
 		}
 		p, err := parseStat(string(text))
 		if err != nil {
-			return 0, fmt.Errorf("read %s: %w", stat, err)
+			return 0, fmt.Errorf("read /proc/%s/stat: %w", pid, err)
 		}
 		if p.name == "nix-daemon" {
 			daemons[p.pid] = p

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -54,10 +53,7 @@ func push(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := checkValid(c.Context, paths); err != nil {
-		return err // before a cache is made for nothing
-	}
-	t, err := openTarget(c, settings, targetOptions{log: stderrLog(c)})
+	t, err := openTarget(c, settings, targetOptions{log: stderrLog(c), wanted: paths})
 	if err != nil {
 		return err
 	}
@@ -96,21 +92,6 @@ func parsePaths(args []string) ([]string, error) {
 		paths[i] = path
 	}
 	return paths, nil
-}
-
-// checkValid returns an error if one of the paths is not in the store.
-func checkValid(ctx context.Context, paths []string) error {
-	store, err := openStore()
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	for _, path := range paths {
-		if _, err := store.Info(ctx, path); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func readLines(r io.Reader) ([]string, error) {

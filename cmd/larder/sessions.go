@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -234,15 +236,26 @@ func (s *session) adopt(from *queue.Queue, settings queue.Settings) error {
 // as that can be seen: its Nix still has to find the hook, be it as the next one of
 // another session's, or because a run in the run has told of itself instead.
 func inUse(dir string) bool {
-	environs, _ := filepath.Glob("/proc/[0-9]*/environ") // (ignored) the pattern is right
-	for _, name := range environs {
-		if name == fmt.Sprintf("/proc/%d/environ", os.Getpid()) {
+	for _, pid := range processes() {
+		if pid == strconv.Itoa(os.Getpid()) {
 			continue
 		}
-		text, err := os.ReadFile(name) // (ignored) another user's, or ended
+		text, err := os.ReadFile("/proc/" + pid + "/environ") // (ignored) another user's, or ended
 		if err == nil && bytes.Contains(text, []byte(dir)) {
 			return true
 		}
 	}
 	return false
+}
+
+// processes returns the numbers of this machine's processes, where they can be seen. Not
+// by filepath.Glob, which would read the directory of each.
+func processes() []string {
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer proc.Close()
+	names, _ := proc.Readdirnames(-1) // (ignored) those that can be read
+	return slices.DeleteFunc(names, func(name string) bool { return name[0] < '0' || name[0] > '9' })
 }

@@ -7,11 +7,14 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"runtime"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/nix-larder/larder/cachewriter"
 	"github.com/nix-larder/larder/internal/bincache"
@@ -33,7 +36,7 @@ type view struct {
 
 // openView opens what a command only looks at.
 func openView(c *cli.Context, s queue.Settings) (*view, error) {
-	return newView(s, func(storeDir string) (*bincache.Cache, error) { return openReadOnly(c, s, storeDir) })
+	return newView(s, func(store *nixstore.Store) (*bincache.Cache, error) { return openReadOnly(c, s, store.Dirs().Store) })
 }
 
 // openReadOnly opens the cache of the command line or of the queue's settings. An
@@ -67,7 +70,7 @@ func openJobView(c *cli.Context, s queue.Settings) (*view, error) {
 	return v, err
 }
 
-func newView(s queue.Settings, openCache func(storeDir string) (*bincache.Cache, error)) (_ *view, err error) {
+func newView(s queue.Settings, openCache func(*nixstore.Store) (*bincache.Cache, error)) (_ *view, err error) {
 	v := &view{}
 	defer func() {
 		if err != nil {
@@ -87,7 +90,7 @@ func newView(s queue.Settings, openCache func(storeDir string) (*bincache.Cache,
 		}
 		v.bases = append(v.bases, base)
 	}
-	v.cache, err = openCache(v.store.Dirs().Store)
+	v.cache, err = openCache(v.store)
 	return v, err
 }
 
@@ -139,14 +142,44 @@ func (v *view) replaced() string {
 	return ""
 }
 
-// present tells whether a path need not come into the cache, as far as that can be
+// present tells which of some paths need not come into the cache, as far as that can be
 // found out.
-func (v *view) present(path string) bool {
-	if have, err := v.cache.Entry(path); err == nil {
-		return !v.unsigned(have)
+func (v *view) present(ctx context.Context, paths []string) []bool {
+	present := make([]bool, 0, len(paths))
+	for some := range slices.Chunk(paths, lookAtOnce) { // a cache's answers are larger than a path
+		present = append(present, v.presentOf(ctx, some)...)
 	}
-	base, err := v.base(path)
-	return err == nil && base != nil
+	return present
+}
+
+const lookAtOnce = 256
+
+func (v *view) presentOf(ctx context.Context, paths []string) []bool {
+	present := make([]bool, len(paths))
+	var signing errgroup.Group // to see whether a signature is there takes a processor
+	signing.SetLimit(runtime.NumCPU())
+	var missing []string
+	var of []int // where in paths they are
+	for i, f := range v.cache.Find(ctx, paths) {
+		switch {
+		case f.Err != nil:
+			missing, of = append(missing, paths[i]), append(of, i)
+		case len(v.keys) == 0:
+			present[i] = true
+		default:
+			signing.Go(func() error {
+				present[i] = !v.unsigned(f.Entry)
+				return nil
+			})
+		}
+	}
+	_ = signing.Wait() // (ignored) it has none
+	for _, base := range v.bases {
+		for n, f := range base.Find(ctx, missing) {
+			present[of[n]] = present[of[n]] || f.Err == nil
+		}
+	}
+	return present
 }
 
 // unsigned tells whether an entry lacks a signature that we would add.
@@ -218,6 +251,7 @@ func (t *target) forget() {
 // targetOptions say how openTarget's writer works.
 type targetOptions struct {
 	background bool
+	wanted     []string           // paths without which there is nothing to do, and no cache to be made
 	tell       func(runner.Event) // hears what happens; nil means that nobody wants to
 	log        *slog.Logger
 }
@@ -242,8 +276,11 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 	if err := checkWorkers(c); err != nil {
 		return nil, err
 	}
-	v, err := newView(s, func(storeDir string) (*bincache.Cache, error) {
-		return openCache(url, c.String("cache") != "", storeDir)
+	v, err := newView(s, func(store *nixstore.Store) (*bincache.Cache, error) {
+		if err := store.Check(c.Context, o.wanted); err != nil {
+			return nil, err
+		}
+		return openCache(url, c.String("cache") != "", store.Dirs().Store)
 	})
 	if err != nil {
 		return nil, err

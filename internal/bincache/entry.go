@@ -45,12 +45,8 @@ func (c *Cache) checkNar(n *NarInfo) error {
 		return err
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("%w: %s is not a regular file", ErrDamaged, n.URL)
-	case info.Size() == 0: // whatever its hash, a NAR is longer
-		return fmt.Errorf("%w: %s is empty", ErrDamaged, n.URL)
-	case n.FileSize != 0 && info.Size() != n.FileSize:
-		return fmt.Errorf("%w: size of %s is %d, want %d", ErrDamaged, n.URL, info.Size(), n.FileSize)
 	}
-	return nil
+	return n.checkNarSize(info.Size())
 }
 
 // leadsOut tells whether an error is not the system's, but os.Root's, which does not

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -142,12 +141,7 @@ func (n *NarInfo) set(name, value string) (err error) {
 		if len(n.References) > 0 {
 			return errors.New("given twice")
 		}
-		n.References = strings.FieldsFunc(value, func(r rune) bool { return strings.ContainsRune(" \t\r", r) })
-		for _, ref := range n.References {
-			if err := checkBaseName(ref); err != nil {
-				return err
-			}
-		}
+		return n.setReferences(value)
 	case "Deriver":
 		n.Deriver = ""
 		if value != "unknown-deriver" {
@@ -164,18 +158,67 @@ func (n *NarInfo) set(name, value string) (err error) {
 	return err // other fields are of other releases, and left out
 }
 
-// Without the bound of the name's length, which would make it a large program:
-// every start of larder would pay for that.
-var baseName = regexp.MustCompile(`^[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+\-._?=]+$`)
-
-const maxBaseName = 32 + len("-") + 211
-
-func checkBaseName(name string) error {
-	if len(name) > maxBaseName || !baseName.MatchString(name) {
-		return fmt.Errorf("%.250q is not <hash>-<name>", name)
+// setReferences splits a line with spaces in it, of which there may be several, or tabs
+// or carriage returns.
+func (n *NarInfo) setReferences(value string) error {
+	n.References = make([]string, 0, strings.Count(value, " ")+1)
+	begin := 0
+	for i := 0; i <= len(value); i++ {
+		if i < len(value) && value[i] != ' ' && value[i] != '\t' && value[i] != '\r' {
+			continue
+		}
+		if ref := value[begin:i]; ref != "" {
+			if err := checkBaseName(ref); err != nil {
+				return err
+			}
+			n.References = append(n.References, ref)
+		}
+		begin = i + 1
 	}
 	return nil
 }
+
+const maxBaseName = hashLen + len("-") + 211
+
+// Every character of every name of every entry that is looked at is looked up here: a
+// regular expression takes most of the time of a look.
+var (
+	digitOf [256]byte // in Nix's base 32; noDigit for what is none
+	inName  [256]bool // what the name of a store path is made of
+)
+
+const noDigit = 0xff
+
+func init() {
+	for i := range digitOf {
+		digitOf[i] = noDigit
+	}
+	for i, c := range []byte(nixbase32.Alphabet) {
+		digitOf[c] = byte(i)
+	}
+	for _, c := range []byte("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+-._?=") {
+		inName[c] = true
+	}
+}
+
+func checkBaseName(name string) error {
+	if len(name) <= hashLen+1 || len(name) > maxBaseName || name[hashLen] != '-' {
+		return notBaseName(name)
+	}
+	for i := range hashLen {
+		if digitOf[name[i]] == noDigit {
+			return notBaseName(name)
+		}
+	}
+	for i := hashLen + 1; i < len(name); i++ {
+		if !inName[name[i]] {
+			return notBaseName(name)
+		}
+	}
+	return nil
+}
+
+func notBaseName(name string) error { return fmt.Errorf("%.250q is not <hash>-<name>", name) }
 
 // checkURL refuses what would lead out of the cache, and what Nix since 2.34.7
 // takes for an attempt at it.
@@ -227,6 +270,11 @@ func parseSize(value string) (int64, error) {
 }
 
 func parseHash(value string) (Hash, error) {
+	if digits, ok := strings.CutPrefix(value, "sha256:"); ok {
+		if h, ok := decodeHash(digits); ok {
+			return h, nil // as nearly all are
+		}
+	}
 	h, err := nixhash.ParseAny(value, nil)
 	if err != nil {
 		return Hash{}, err
@@ -235,4 +283,26 @@ func parseHash(value string) (Hash, error) {
 		return Hash{}, fmt.Errorf("%q is not a SHA-256", value)
 	}
 	return Hash(h.Digest()), nil
+}
+
+// decodeHash reads a hash in Nix's base 32: five bits a digit, the last ones first. It
+// tells whether it is one.
+func decodeHash(digits string) (h Hash, ok bool) {
+	if len(digits) != (len(h)*8+4)/5 {
+		return h, false
+	}
+	for n := range len(digits) {
+		digit := digitOf[digits[len(digits)-1-n]]
+		if digit == noDigit {
+			return h, false
+		}
+		i, shift := n*5/8, n*5%8
+		h[i] |= digit << shift
+		if high := digit >> (8 - shift); i+1 < len(h) {
+			h[i+1] |= high
+		} else if high != 0 {
+			return h, false
+		}
+	}
+	return h, true
 }

@@ -5,13 +5,15 @@ import (
 	"database/sql"
 	_ "embed"
 	"fmt"
+	"strconv"
+	"strings"
 )
 
 //go:embed sql/edges.sql
 var edgesSQL string
 
 // A Node is a store path of a [Graph]. It holds no text, so that a closure of
-// 100,000 paths stays small; NodeInfo tells the rest.
+// 100,000 paths stays small; Contents and NodeInfos tell the rest.
 type Node struct {
 	ID    int64   // the path's row in Nix's database
 	Refs  []int32 // where in the graph its references are, itself excepted
@@ -26,90 +28,182 @@ type Graph []Node
 // skip says true, and what only they refer to. The error wraps [ErrNotValid] if
 // one of the paths is not in the store.
 func (s *Store) Closure(ctx context.Context, paths []string, skip func(id int64) bool) (Graph, error) {
-	var w walk
+	var graph Graph
 	err := s.db.read(ctx, func(tx *sql.Tx) error {
-		w = walk{skip: skip, index: make(map[int64]int32)}
-		for _, path := range paths {
-			id, err := rowOf(ctx, tx, path)
-			if err != nil {
-				return fmt.Errorf("read closure of %s: %w", path, err)
-			}
-			if err := w.from(ctx, tx, id); err != nil {
-				return fmt.Errorf("read closure of %s: %w", path, err)
-			}
-			if i, ok := w.index[id]; ok {
-				w.graph[i].Asked = true
-			}
+		roots, err := rowsOf(ctx, tx, paths)
+		if err != nil {
+			return fmt.Errorf("read closure of %w", err)
 		}
+		w := walk{skip: skip, number: make(map[int64]int32)}
+		if err := w.readAll(ctx, tx, roots); err != nil {
+			return fmt.Errorf("read closure of %s: %w", several(paths), err)
+		}
+		graph = make(Graph, 0, len(w.ids))
+		for i, root := range roots {
+			n := w.number[root]
+			if n == skipped {
+				continue
+			}
+			if graph, err = w.sortFrom(n, graph); err != nil {
+				return fmt.Errorf("read closure of %s: %w", paths[i], err)
+			}
+			graph[w.place[n]].Asked = true
+		}
+		w.renumber()
 		return nil
 	})
-	return w.graph, err
+	return graph, err
 }
 
-// A walk visits paths depth first and puts each into the graph when it leaves it.
-type walk struct {
-	skip  func(id int64) bool
-	graph Graph
-	index map[int64]int32 // where in the graph a path is; open while it is on the stack
-	stack []visit         // our own, since a chain of references may be long
-}
-
-// A visit is a path of which the references before next have been visited.
-type visit struct {
-	id   int64
-	refs []int64
-	next int
-}
-
-const open = -1
-
-func (w *walk) from(ctx context.Context, tx *sql.Tx, id int64) error {
-	if err := w.enter(ctx, tx, id); err != nil {
-		return err
+// several names paths in an error that may be of any of them.
+func several(paths []string) string {
+	if len(paths) == 1 {
+		return paths[0]
 	}
-	for len(w.stack) > 0 {
-		top := &w.stack[len(w.stack)-1]
-		if top.next < len(top.refs) {
-			top.next++
-			if err := w.enter(ctx, tx, top.refs[top.next-1]); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := w.leave(top); err != nil {
+	return fmt.Sprintf("%d paths", len(paths))
+}
+
+// A walk reads the edges of a closure, as many as possible at a time, and then puts its
+// paths in order. Until then a path is known by the number that it was found as.
+type walk struct {
+	skip   func(id int64) bool
+	number map[int64]int32 // by row
+	ids    []int64         // rows, by number
+	first  []int32         // where in edges the references of a path begin, by number
+	edges  []int32         // numbers of references; in the end, places in the graph
+	place  []int32         // in the graph, by number
+}
+
+const (
+	skipped = -1 // in number
+
+	unvisited = -2 // in place
+	open      = -1 // in place: of a path that is on the stack
+)
+
+// edgesAtOnce is of how many paths a statement reads the references.
+const edgesAtOnce = 1024
+
+// readAll finds all paths, breadth first: a statement for each row would take more
+// time than everything else.
+func (w *walk) readAll(ctx context.Context, tx *sql.Tx, roots []int64) error {
+	for _, id := range roots {
+		w.find(id)
+	}
+	for begin := 0; begin < len(w.ids); {
+		end := min(begin+edgesAtOnce, len(w.ids))
+		if err := w.readEdges(ctx, tx, w.ids[begin:end]); err != nil {
 			return err
 		}
+		begin = end
 	}
+	w.first = append(w.first, int32(len(w.edges)))
 	return nil
 }
 
-func (w *walk) enter(ctx context.Context, tx *sql.Tx, id int64) error {
-	if _, seen := w.index[id]; seen || w.skip(id) {
-		return nil
+// find returns the number of a path, or skipped.
+func (w *walk) find(id int64) int32 {
+	n, ok := w.number[id]
+	if !ok {
+		n = skipped
+		if !w.skip(id) {
+			n = int32(len(w.ids))
+			w.ids = append(w.ids, id)
+		}
+		w.number[id] = n
 	}
-	refs, err := queryAll[int64](ctx, tx, edgesSQL, sql.Named("id", id))
+	return n
+}
+
+func (w *walk) readEdges(ctx context.Context, tx *sql.Tx, ids []int64) error {
+	rows, err := tx.QueryContext(ctx, edgesSQL, sql.Named("ids", jsonArray(ids)))
 	if err != nil {
 		return err
 	}
-	w.index[id] = open
-	w.stack = append(w.stack, visit{id: id, refs: refs})
-	return nil
+	defer rows.Close()
+	for rows.Next() {
+		var refs sql.NullString
+		if err := rows.Scan(&refs); err != nil {
+			return err
+		}
+		w.first = append(w.first, int32(len(w.edges)))
+		if !refs.Valid {
+			continue
+		}
+		for ref := range strings.SplitSeq(refs.String, ",") {
+			id, err := strconv.ParseInt(ref, 10, 64)
+			if err != nil {
+				return err
+			}
+			if n := w.find(id); n != skipped {
+				w.edges = append(w.edges, n)
+			}
+		}
+	}
+	return rows.Err()
 }
 
-func (w *walk) leave(v *visit) error {
-	node := Node{ID: v.id, Refs: make([]int32, 0, len(v.refs))}
-	for _, ref := range v.refs {
-		i, ok := w.index[ref]
-		if !ok {
-			continue // skipped
+// refs returns the references of a path, by its number.
+func (w *walk) refs(n int32) []int32 { return w.edges[w.first[n]:w.first[n+1]:w.first[n+1]] }
+
+// A visit is a path of which the references before next have been visited.
+type visit struct {
+	number int32
+	next   int32
+}
+
+// sortFrom adds a path to the graph behind all that it refers to, and that is not there
+// yet, depth first. The stack is our own, since a chain of references may be long.
+func (w *walk) sortFrom(root int32, graph Graph) (Graph, error) {
+	if w.place == nil {
+		w.place = make([]int32, len(w.ids))
+		for i := range w.place {
+			w.place[i] = unvisited
 		}
-		if i == open {
-			return fmt.Errorf("path %d of Nix's database refers to itself through others", ref)
-		}
-		node.Refs = append(node.Refs, i)
 	}
-	w.index[v.id] = int32(len(w.graph))
-	w.graph = append(w.graph, node)
-	w.stack = w.stack[:len(w.stack)-1]
-	return nil
+	if w.place[root] != unvisited {
+		return graph, nil
+	}
+	w.place[root] = open
+	stack := []visit{{number: root}}
+	for len(stack) > 0 {
+		top := &stack[len(stack)-1]
+		refs := w.refs(top.number)
+		if int(top.next) == len(refs) {
+			w.place[top.number] = int32(len(graph))
+			graph = append(graph, Node{ID: w.ids[top.number], Refs: refs})
+			stack = stack[:len(stack)-1]
+			continue
+		}
+		ref := refs[top.next]
+		top.next++
+		switch w.place[ref] {
+		case open:
+			return nil, fmt.Errorf("path %d of Nix's database refers to itself through others", w.ids[ref])
+		case unvisited:
+			w.place[ref] = open
+			stack = append(stack, visit{number: ref})
+		}
+	}
+	return graph, nil
+}
+
+// renumber makes the references of the graph's nodes places in it.
+func (w *walk) renumber() {
+	for i, n := range w.edges {
+		w.edges[i] = w.place[n]
+	}
+}
+
+// jsonArray returns rows as a statement takes them.
+func jsonArray(ids []int64) string {
+	b := make([]byte, 0, 2+8*len(ids))
+	b = append(b, '[')
+	for i, id := range ids {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strconv.AppendInt(b, id, 10)
+	}
+	return string(append(b, ']'))
 }

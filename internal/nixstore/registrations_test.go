@@ -225,15 +225,15 @@ func TestLargeStoreIsReadByItsIndexes(t *testing.T) {
 	must(t, err)
 	defer db.Close()
 	for name, statement := range map[string]string{
+		"contents":      contentsSQL,
 		"count_after":   countAfterSQL,
 		"derivers":      deriversSQL,
 		"edges":         edgesSQL,
-		"id":            idSQL,
+		"ids":           idsSQL,
 		"info":          infoSQL,
 		"newest":        newestSQL,
 		"outputs":       outputsSQL,
 		"paths":         pathsSQL,
-		"references":    referencesSQL,
 		"registration":  registrationSQL,
 		"registrations": registrationsSQL,
 	} {

@@ -14,10 +14,12 @@ import (
 	"database/sql"
 	_ "embed"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -34,12 +36,12 @@ var (
 	outputsSQL string
 	//go:embed sql/built_by.sql
 	builtBySQL string
-	//go:embed sql/id.sql
-	idSQL string
+	//go:embed sql/contents.sql
+	contentsSQL string
+	//go:embed sql/ids.sql
+	idsSQL string
 	//go:embed sql/info.sql
 	infoSQL string
-	//go:embed sql/references.sql
-	referencesSQL string
 )
 
 // Dirs are the directories of a Nix installation.
@@ -99,75 +101,156 @@ type Info struct {
 // Info returns what Nix knows of a path. The error wraps [ErrNotValid] if that
 // is nothing.
 func (s *Store) Info(ctx context.Context, path string) (*Info, error) {
-	var info *Info
+	var infos []*Info
 	err := s.db.read(ctx, func(tx *sql.Tx) error {
-		id, err := rowOf(ctx, tx, path)
+		ids, err := rowsOf(ctx, tx, []string{path})
 		if err != nil {
 			return err
 		}
-		info, err = readInfo(ctx, tx, id)
+		infos, err = readInfos(ctx, tx, ids)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read info of %s: %w", path, err)
+		return nil, fmt.Errorf("read info of %w", err)
 	}
-	return info, nil
+	return infos[0], nil
 }
 
-// NodeInfo is Info for a path of a closure. Nix never uses a row for a second
-// path, so it can't be another one meanwhile.
-func (s *Store) NodeInfo(ctx context.Context, node Node) (*Info, error) {
-	var info *Info
+// Check returns an error that wraps [ErrNotValid] if one of some paths is not in the
+// store.
+func (s *Store) Check(ctx context.Context, paths []string) error {
+	if len(paths) == 0 {
+		return nil
+	}
+	err := s.db.read(ctx, func(tx *sql.Tx) error {
+		_, err := rowsOf(ctx, tx, paths)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read info of %w", err)
+	}
+	return nil
+}
+
+// NodeInfos is Info for paths of a closure, nil for those that are no longer in the
+// store. Nix never uses a row for a second path, so it can't be another one meanwhile.
+func (s *Store) NodeInfos(ctx context.Context, nodes []Node) ([]*Info, error) {
+	var infos []*Info
 	err := s.db.read(ctx, func(tx *sql.Tx) (err error) {
-		info, err = readInfo(ctx, tx, node.ID)
+		infos, err = readInfos(ctx, tx, idsOf(nodes))
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read info of path %d: %w", node.ID, err)
+		return nil, fmt.Errorf("read infos of %d paths: %w", len(nodes), err)
 	}
-	return info, nil
+	return infos, nil
 }
 
-func rowOf(ctx context.Context, tx *sql.Tx, path string) (id int64, err error) {
-	err = tx.QueryRowContext(ctx, idSQL, sql.Named("path", path)).Scan(&id)
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, ErrNotValid
-	}
-	return id, err
+// A Content is what tells whether a cache has the same as the store.
+type Content struct {
+	Path    string
+	NarHash [32]byte // SHA-256
 }
 
-func readInfo(ctx context.Context, tx *sql.Tx, id int64) (*Info, error) {
-	info := &Info{}
-	var hash string
-	var size sql.NullInt64
-	var deriver, sigs, ca sql.NullString
-	err := tx.QueryRowContext(ctx, infoSQL, sql.Named("id", id)).Scan(&info.Path, &hash, &size, &deriver, &sigs, &ca)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, ErrNotValid
+// Contents is NodeInfos for those who need no more than that: it takes a fraction of the
+// time. Those that are no longer in the store are zero.
+func (s *Store) Contents(ctx context.Context, nodes []Node) ([]Content, error) {
+	var contents []Content
+	err := s.db.read(ctx, func(tx *sql.Tx) error {
+		contents = make([]Content, 0, len(nodes))
+		return readRows(ctx, tx, contentsSQL, idsOf(nodes), func(rows *sql.Rows) error {
+			var path, hash sql.NullString
+			err := rows.Scan(&path, &hash)
+			c := Content{Path: path.String}
+			if err == nil && path.Valid {
+				c.NarHash, err = parseHash(hash.String)
+			}
+			contents = append(contents, c)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read contents of %d paths: %w", len(nodes), err)
 	}
+	return contents, nil
+}
+
+func idsOf(nodes []Node) []int64 {
+	ids := make([]int64, len(nodes))
+	for i, node := range nodes {
+		ids[i] = node.ID
+	}
+	return ids
+}
+
+// rowsOf returns the rows of paths. The error names the first that there is none of.
+func rowsOf(ctx context.Context, tx *sql.Tx, paths []string) ([]int64, error) {
+	list, err := json.Marshal(append([]string{}, paths...)) // not null
 	if err != nil {
 		return nil, err
 	}
-	digest, ok := strings.CutPrefix(hash, "sha256:")
-	if !ok || len(digest) != hex.EncodedLen(len(info.NarHash)) {
-		return nil, fmt.Errorf("hash in Nix's database is %q, want sha256:<64 digits>", hash)
+	ids, err := queryAll[sql.NullInt64](ctx, tx, idsSQL, sql.Named("paths", string(list)))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", several(paths), err)
 	}
-	if _, err := hex.Decode(info.NarHash[:], []byte(digest)); err != nil {
-		return nil, fmt.Errorf("hash in Nix's database is %q: %w", hash, err)
+	rows := make([]int64, len(ids))
+	for i, id := range ids {
+		if !id.Valid {
+			return nil, fmt.Errorf("%s: %w", paths[i], ErrNotValid)
+		}
+		rows[i] = id.Int64
 	}
-	info.NarSize, info.Deriver, info.CA = size.Int64, deriver.String, ca.String
-	info.Sigs = strings.Fields(sigs.String)
-	info.References, err = queryAll[string](ctx, tx, referencesSQL, sql.Named("id", id))
-	return info, err
+	return rows, nil
 }
 
-// Valid tells whether a path is in the store.
-func (s *Store) Valid(ctx context.Context, path string) (bool, error) {
-	_, err := s.Info(ctx, path)
-	if errors.Is(err, ErrNotValid) {
-		return false, nil
+// readRows calls scan for every row that a query for some ids gives: one for each.
+func readRows(ctx context.Context, tx *sql.Tx, query string, ids []int64, scan func(*sql.Rows) error) error {
+	rows, err := tx.QueryContext(ctx, query, sql.Named("ids", jsonArray(ids)))
+	if err != nil {
+		return err
 	}
-	return err == nil, err
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func readInfos(ctx context.Context, tx *sql.Tx, ids []int64) ([]*Info, error) {
+	infos := make([]*Info, 0, len(ids))
+	err := readRows(ctx, tx, infoSQL, ids, func(rows *sql.Rows) (err error) {
+		var path, hash, deriver, sigs, ca, refs sql.NullString
+		var size sql.NullInt64
+		if err := rows.Scan(&path, &hash, &size, &deriver, &sigs, &ca, &refs); err != nil {
+			return err
+		}
+		if !path.Valid {
+			infos = append(infos, nil)
+			return nil
+		}
+		info := &Info{Path: path.String, NarSize: size.Int64, Deriver: deriver.String, CA: ca.String}
+		info.Sigs = strings.Fields(sigs.String)
+		info.References = strings.Fields(refs.String)
+		slices.Sort(info.References)
+		info.NarHash, err = parseHash(hash.String)
+		infos = append(infos, info)
+		return err
+	})
+	return infos, err
+}
+
+// parseHash reads a hash as Nix's database has it.
+func parseHash(text string) (hash [32]byte, err error) {
+	digest, ok := strings.CutPrefix(text, "sha256:")
+	if !ok || len(digest) != hex.EncodedLen(len(hash)) {
+		return hash, fmt.Errorf("hash in Nix's database is %q, want sha256:<64 digits>", text)
+	}
+	if _, err := hex.Decode(hash[:], []byte(digest)); err != nil {
+		return hash, fmt.Errorf("hash in Nix's database is %q: %w", text, err)
+	}
+	return hash, nil
 }
 
 // Outputs returns the valid outputs of a derivation, sorted.

@@ -55,7 +55,7 @@ func TestInfoIsWhatNixSays(t *testing.T) {
 		} {
 			seen[what] = seen[what] || there
 		}
-		if valid, err := s.Valid(t.Context(), want.Path); !valid || err != nil {
+		if err := s.Check(t.Context(), []string{want.Path}); err != nil {
 			t.Errorf("%s is said not to be valid: %v", want.Path, err)
 		}
 	}
@@ -83,21 +83,30 @@ func TestWhatIsNotValidIsNotInTheStore(t *testing.T) {
 		if _, err := s.Info(t.Context(), path); !errors.Is(err, ErrNotValid) || !strings.Contains(err.Error(), path) {
 			t.Errorf("Info of %q: %v, want ErrNotValid", path, err)
 		}
-		if valid, err := s.Valid(t.Context(), path); valid || err != nil {
-			t.Errorf("Valid of %q: %v, %v", path, valid, err)
+		if err := s.Check(t.Context(), []string{source, path}); !errors.Is(err, ErrNotValid) || !strings.Contains(err.Error(), path) {
+			t.Errorf("Check of %q: %v, want ErrNotValid", path, err)
 		}
 		if g, err := s.Closure(t.Context(), []string{source, path}, nothing); !errors.Is(err, ErrNotValid) {
 			t.Errorf("Closure of %q: %v, %v, want ErrNotValid", path, g, err)
 		}
 	}
 	nix.Run(t, "nix-store", "--delete", source)
-	if _, err := s.NodeInfo(t.Context(), nodes[0]); !errors.Is(err, ErrNotValid) {
-		t.Errorf("NodeInfo of a collected path: %v, want ErrNotValid", err)
-	}
+	wantGone(t, s, nodes)
 	// What comes again is another row.
 	nix.Add(t, "source", "source")
-	if _, err := s.NodeInfo(t.Context(), nodes[0]); !errors.Is(err, ErrNotValid) {
-		t.Errorf("NodeInfo of a path that came again: %v, want ErrNotValid", err)
+	wantGone(t, s, nodes)
+}
+
+func wantGone(t *testing.T, s *Store, nodes []Node) {
+	t.Helper()
+	infos, err := s.NodeInfos(t.Context(), nodes)
+	must(t, err)
+	contents, err := s.Contents(t.Context(), nodes)
+	must(t, err)
+	for i := range nodes {
+		if infos[i] != nil || contents[i] != (Content{}) {
+			t.Errorf("a path that was collected is there: %v, %v", infos[i], contents[i])
+		}
 	}
 }
 

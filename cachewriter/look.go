@@ -1,0 +1,131 @@
+package cachewriter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/nixstore"
+)
+
+// lookAhead is how many paths are looked up together, so that the answers of a
+// slow file system come at the same time.
+const lookAhead = 256
+
+// A look is what was found out about a path.
+type look struct {
+	path      string
+	info      *nixstore.Info // nil if it is present, or there is trouble
+	present   bool           // the cache has it
+	signed    bool           // and has now been signed
+	elsewhere bool           // the cache need not have it, nor what it refers to
+	err       error          // this path's own trouble
+}
+
+// look finds out which of some paths are in the cache. For those that are, as nearly
+// all may be, it takes as little as can tell that.
+func (w *Writer) look(ctx context.Context, nodes []nixstore.Node) ([]look, error) {
+	contents, err := w.store.Contents(ctx, nodes)
+	if err != nil {
+		return nil, err
+	}
+	paths := make([]string, len(nodes))
+	for i, c := range contents {
+		paths[i] = c.Path
+	}
+	found := w.cache.Find(ctx, paths)
+	looked := make([]look, len(nodes))
+	w.findPresent(contents, found, looked)
+	var rest []int // where those are that need more than a look
+	var restNodes []nixstore.Node
+	for i := range looked {
+		if !looked[i].present {
+			rest, restNodes = append(rest, i), append(restNodes, nodes[i])
+		}
+	}
+	if len(rest) == 0 {
+		return looked, nil
+	}
+	infos, err := w.store.NodeInfos(ctx, restNodes)
+	if err != nil {
+		return nil, err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(8)
+	for n, i := range rest {
+		g.Go(func() (err error) {
+			looked[i], err = w.lookAt(ctx, nodes[i], infos[n], found[i])
+			return err
+		})
+	}
+	return looked, g.Wait()
+}
+
+// findPresent finds those that the cache has as we would write them.
+func (w *Writer) findPresent(contents []nixstore.Content, found []bincache.Found, looked []look) {
+	var same []int
+	for i, c := range contents {
+		looked[i].path = c.Path
+		if have := found[i].Entry; have != nil && have.NarHash == c.NarHash {
+			looked[i].present = len(w.keys) == 0
+			same = append(same, i)
+		}
+	}
+	if len(w.keys) == 0 {
+		return
+	}
+	// To see whether a signature is there is to make it, which takes a processor.
+	_ = bincache.EachOf(same, func(i int) error { // (ignored) it has none
+		signed, err := found[i].Entry.SignedBy(w.keys)
+		looked[i].present = signed && err == nil // what is wrong shows when it is to be signed
+		return nil
+	})
+}
+
+func (w *Writer) lookAt(ctx context.Context, node nixstore.Node, info *nixstore.Info, found bincache.Found) (look, error) {
+	if info == nil {
+		return look{err: fmt.Errorf("read info of path %d: %w", node.ID, ErrNotInStore)}, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return look{}, err
+	}
+	err := found.Err
+	if err == nil {
+		var signed bool
+		if signed, err = w.signPresent(ctx, info, found.Entry); err == nil {
+			return look{path: info.Path, present: true, signed: signed}, nil
+		}
+	}
+	switch {
+	case errors.Is(err, bincache.ErrDamaged):
+		w.log.Warn("entry will be replaced", "path", info.Path, "err", err)
+		return w.lookElsewhere(ctx, info)
+	case errors.Is(err, fs.ErrNotExist):
+		return w.lookElsewhere(ctx, info)
+	}
+	err = cacheError(fmt.Errorf("look for %s in the cache: %w", info.Path, err))
+	if errors.Is(err, ErrUnavailable) {
+		return look{}, err
+	}
+	return look{err: err}, nil
+}
+
+// lookElsewhere finds out whether a path that is not in the cache has to be.
+func (w *Writer) lookElsewhere(ctx context.Context, info *nixstore.Info) (look, error) {
+	elsewhere, err := w.elsewhere(ctx, info)
+	if err != nil {
+		// To copy what is not needed would be no help: others rely on what is there.
+		return look{}, fmt.Errorf("%w: look for %s elsewhere: %w", ErrUnavailable, info.Path, err)
+	}
+	if elsewhere {
+		return look{elsewhere: true}, nil
+	}
+	if reason := w.cut(info); reason != "" {
+		return look{err: fmt.Errorf("%w: %s: %s", ErrLeftOut, info.Path, reason)}, nil
+	}
+	return look{path: info.Path, info: info}, nil
+}

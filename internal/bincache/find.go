@@ -1,0 +1,182 @@
+package bincache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Found is what Entry returns.
+type Found struct {
+	Entry *NarInfo
+	Err   error
+}
+
+// Find is Entry for many store paths at once, which takes a fraction of the time. When
+// ctx ends, its error is that of all that have not been looked for.
+func (c *Cache) Find(ctx context.Context, storePaths []string) []Found {
+	found := make([]Found, len(storePaths))
+	f, err := c.newFinder()
+	if err != nil {
+		f = nil // (ignored) Entry tells what is wrong
+	}
+	var next, finders atomic.Int64 // in storePaths; goroutines
+	var all sync.WaitGroup
+	var find func()
+	start := func() {
+		if finders.Add(1) <= readers {
+			all.Go(find)
+		}
+	}
+	find = func() {
+		buf := make([]byte, quickNarInfo)
+		slow := 0 // one after the other
+		for {
+			end := int(next.Add(findBatch))
+			if end-findBatch >= len(storePaths) {
+				return
+			}
+			for i := end - findBatch; i < min(end, len(storePaths)); i++ {
+				begin := time.Now()
+				found[i] = c.findOne(ctx, f, storePaths[i], buf)
+				if slow++; time.Since(begin) < slowFind {
+					slow = 0
+				}
+				if slow > 1 { // just one had only to wait for a processor
+					start()
+				}
+			}
+		}
+	}
+	for range min(runtime.GOMAXPROCS(0), (len(storePaths)+findBatch-1)/findBatch) {
+		start()
+	}
+	all.Wait()
+	f.close()
+	return found
+}
+
+// slowFind is how long an entry takes that waits for something else than a processor: a
+// disk or a network. Then many are looked for at a time, so that the answers come at the
+// same time, while on a fast file system more goroutines, and the threads that they
+// make, would only cost time.
+const slowFind = 200 * time.Microsecond
+
+func (c *Cache) findOne(ctx context.Context, f *finder, storePath string, buf []byte) Found {
+	if err := ctx.Err(); err != nil {
+		return Found{Err: err}
+	}
+	n, err := f.find(storePath, buf)
+	if err == errNotQuick {
+		n, err = c.Entry(storePath)
+	}
+	return Found{n, err}
+}
+
+// findBatch is how many entries are looked for by one goroutine at a time.
+const findBatch = 16
+
+// quickNarInfo is how large a narinfo may be that is read in the quick way: nearly all
+// are much smaller.
+const quickNarInfo = 8 << 10
+
+// errNotQuick says that Entry has to find out.
+var errNotQuick = errors.New("not as most entries are")
+
+// A finder finds entries that are as larder and Nix write them, by as few system calls
+// as possible: the two directories are open, and nothing below them is looked up
+// through a symbolic link. Whatever else there is, and whatever is wrong, it leaves to
+// Entry.
+//
+// It is for a moment: somebody may put other directories in place of these.
+type finder struct {
+	top, nar *os.File
+}
+
+func (c *Cache) newFinder() (*finder, error) {
+	top, err := c.root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	nar, err := c.root.Open("nar")
+	if err != nil {
+		top.Close()
+		return nil, err
+	}
+	return &finder{top, nar}, nil
+}
+
+func (f *finder) close() {
+	if f != nil {
+		f.top.Close()
+		f.nar.Close()
+	}
+}
+
+// find returns an entry, or fs.ErrNotExist, or errNotQuick. It uses buf.
+func (f *finder) find(storePath string, buf []byte) (*NarInfo, error) {
+	if f == nil {
+		return nil, errNotQuick
+	}
+	name := narInfoName(storePath)
+	text, err := f.read(name, buf)
+	if err == unix.ENOENT {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	if err != nil {
+		return nil, errNotQuick
+	}
+	n, err := ParseNarInfo(text)
+	if err != nil || n.StorePath != storePath {
+		return nil, errNotQuick
+	}
+	file, ok := strings.CutPrefix(n.URL, "nar/")
+	if !ok || strings.Contains(file, "/") {
+		return nil, errNotQuick
+	}
+	var nar unix.Stat_t
+	if err := unix.Fstatat(int(f.nar.Fd()), file, &nar, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return nil, errNotQuick
+	}
+	if nar.Mode&unix.S_IFMT != unix.S_IFREG || n.checkNarSize(nar.Size) != nil {
+		return nil, errNotQuick
+	}
+	return n, nil
+}
+
+// read returns what is in a file of the top directory.
+func (f *finder) read(name string, buf []byte) ([]byte, error) {
+	fd, err := unix.Openat(int(f.top.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	for length := 0; length < len(buf); {
+		count, err := unix.Read(fd, buf[length:])
+		if count <= 0 || err != nil {
+			return buf[:length], err
+		}
+		length += count
+	}
+	return nil, errNotQuick
+}
+
+// checkNarSize returns an error if the size of a NAR's file is not what it should be.
+func (n *NarInfo) checkNarSize(size int64) error {
+	switch {
+	case size == 0: // whatever its hash, a NAR is longer
+		return fmt.Errorf("%w: %s is empty", ErrDamaged, n.URL)
+	case n.FileSize != 0 && size != n.FileSize:
+		return fmt.Errorf("%w: size of %s is %d, want %d", ErrDamaged, n.URL, size, n.FileSize)
+	}
+	return nil
+}
