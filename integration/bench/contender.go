@@ -25,6 +25,9 @@ type contender struct {
 	copy func(ctx context.Context, name, root string) *exec.Cmd
 }
 
+// allContenders are their keys, in the order in which they take turns.
+var allContenders = []string{"larder", "larder-1", "nix-host", "nix-sid", "nix-sid-parallel"}
+
 // findContenders returns those that cfg names, larder first. If it names none,
 // a Nix that is not there is skipped, with the reason in skipped.
 func findContenders(ctx context.Context, cfg config, w *workshop) (found []contender, skipped []string, err error) {
@@ -42,10 +45,15 @@ func findContenders(ctx context.Context, cfg config, w *workshop) (found []conte
 		case "nix-host":
 			c, err = findHostNix(ctx, w)
 		case "nix-sid":
-			c, err = findSidNix(ctx, cfg, w)
+			c, err = findSidNix(ctx, cfg, w, key, "")
+		case "nix-sid-parallel":
+			c, err = findSidNix(ctx, cfg, w, key, "&parallel-compression=true")
+			c.Label += " parallel"
 		}
 		if errors.Is(err, errNotUnpacked) && cfg.Contenders == nil {
-			skipped = append(skipped, err.Error())
+			if !slices.Contains(skipped, err.Error()) {
+				skipped = append(skipped, err.Error())
+			}
 			err = nil
 			continue
 		}
@@ -81,7 +89,7 @@ func findHostNix(ctx context.Context, w *workshop) (contender, error) {
 	if err != nil {
 		return contender{}, fmt.Errorf("find host's Nix: %w", err)
 	}
-	return nixContender(ctx, "nix-host", func(ctx context.Context, args ...string) *exec.Cmd {
+	return nixContender(ctx, "nix-host", "", func(ctx context.Context, args ...string) *exec.Cmd {
 		cmd := exec.CommandContext(ctx, nix, args...)
 		cmd.Env = env(w.dir)
 		return cmd
@@ -90,7 +98,7 @@ func findHostNix(ctx context.Context, w *workshop) (contender, error) {
 
 var errNotUnpacked = errors.New("it is not unpacked")
 
-func findSidNix(ctx context.Context, cfg config, w *workshop) (contender, error) {
+func findSidNix(ctx context.Context, cfg config, w *workshop, key, options string) (contender, error) {
 	root := filepath.Join(cfg.Roots, "sid")
 	if _, err := os.Stat(filepath.Join(root, "usr/bin/nix")); err != nil {
 		return contender{}, hintError{fmt.Errorf("find Nix of Debian sid in %s: %w", root, errNotUnpacked), "run integration/nix-roots, or name where it is: LARDER_NIX_ROOTS"}
@@ -98,7 +106,7 @@ func findSidNix(ctx context.Context, cfg config, w *workshop) (contender, error)
 	if err := w.enterRoot(root); err != nil {
 		return contender{}, err
 	}
-	return nixContender(ctx, "nix-sid", func(ctx context.Context, args ...string) *exec.Cmd {
+	return nixContender(ctx, key, options, func(ctx context.Context, args ...string) *exec.Cmd {
 		cmd := exec.CommandContext(ctx, "/usr/bin/nix", args...)
 		cmd.Dir = "/"
 		cmd.Env = env("/tmp")
@@ -108,8 +116,9 @@ func findSidNix(ctx context.Context, cfg config, w *workshop) (contender, error)
 	}, "/tmp")
 }
 
-// nixContender makes a contender of a Nix that sees the workshop as dir.
-func nixContender(ctx context.Context, key string, nix func(ctx context.Context, args ...string) *exec.Cmd, dir string) (contender, error) {
+// nixContender makes a contender of a Nix that sees the workshop as dir. Options
+// are more parameters of the cache's URL.
+func nixContender(ctx context.Context, key, options string, nix func(ctx context.Context, args ...string) *exec.Cmd, dir string) (contender, error) {
 	out, err := nix(ctx, "--version").Output()
 	if err != nil {
 		return contender{}, fmt.Errorf("ask %s for its version: %w", key, err)
@@ -124,7 +133,7 @@ func nixContender(ctx context.Context, key string, nix func(ctx context.Context,
 		Version: version,
 		Label:   "nix " + version,
 		copy: func(ctx context.Context, name, root string) *exec.Cmd {
-			return nix(ctx, "copy", "--to", "file://"+filepath.Join(dir, name)+"?compression=zstd", root)
+			return nix(ctx, "copy", "--to", "file://"+filepath.Join(dir, name)+"?compression=zstd"+options, root)
 		},
 	}, nil
 }
