@@ -20,13 +20,16 @@ type contender struct {
 	Version string
 	Label   string // its name in tables
 
-	// copy returns the command that copies the closure of root into the cache
-	// called name in the workshop.
-	copy func(ctx context.Context, name, root string) *exec.Cmd
+	// copy returns the command that copies the corpus into the cache called name in
+	// the workshop.
+	copy func(ctx context.Context, name string, c *corpus) *exec.Cmd
+
+	// files are those in a cache of which there is one for each path.
+	files string
 }
 
 // allContenders are their keys, in the order in which they take turns.
-var allContenders = []string{"larder", "larder-1", "nix-host", "nix-sid", "nix-sid-parallel"}
+var allContenders = []string{"larder", "larder-1", "floor", "nix-host", "nix-sid", "nix-sid-parallel"}
 
 // findContenders returns those that cfg names, larder first. If it names none,
 // a Nix that is not there is skipped, with the reason in skipped.
@@ -42,6 +45,8 @@ func findContenders(ctx context.Context, cfg config, w *workshop) (found []conte
 			c, err = findLarder(cfg, w, key, "larder push")
 		case "larder-1":
 			c, err = findLarder(cfg, w, key, "larder push, 1 worker", "--workers", "1")
+		case "floor":
+			c = findFloor(w)
 		case "nix-host":
 			c, err = findHostNix(ctx, w)
 		case "nix-sid":
@@ -75,9 +80,10 @@ func findLarder(cfg config, w *workshop, key, label string, flags ...string) (co
 	return contender{
 		Key:   key,
 		Label: label,
-		copy: func(ctx context.Context, name, root string) *exec.Cmd {
+		files: "*.narinfo",
+		copy: func(ctx context.Context, name string, c *corpus) *exec.Cmd {
 			args := append([]string{"push", "--cache", "file://" + w.path(name)}, flags...)
-			cmd := exec.CommandContext(ctx, bin, append(args, root)...)
+			cmd := exec.CommandContext(ctx, bin, append(args, c.Root)...)
 			cmd.Env = env(w.dir)
 			return cmd
 		},
@@ -132,8 +138,9 @@ func nixContender(ctx context.Context, key, options string, nix func(ctx context
 		Key:     key,
 		Version: version,
 		Label:   "nix " + version,
-		copy: func(ctx context.Context, name, root string) *exec.Cmd {
-			return nix(ctx, "copy", "--to", "file://"+filepath.Join(dir, name)+"?compression=zstd"+options, root)
+		files:   "*.narinfo",
+		copy: func(ctx context.Context, name string, c *corpus) *exec.Cmd {
+			return nix(ctx, "copy", "--to", "file://"+filepath.Join(dir, name)+"?compression=zstd"+options, c.Root)
 		},
 	}, nil
 }

@@ -24,6 +24,7 @@ var coldRow = row{
 		{What: "cpu against nix 2.34, parallel-compression", Limit: 0.95, Is: ratioOf(medianCPU, "larder", "nix-sid-parallel", "2.34.")},
 		{What: "NAR files against nix 2.34, parallel-compression", Limit: 1, Is: ratioOf(narFiles, "larder", "nix-sid-parallel", "2.34.")},
 		{What: "wall against nix 2.8", Limit: 0.40, Is: ratioOf(medianWall, "larder", "nix-host", "2.8.")},
+		{What: "wall against the floor", Limit: 1.11, Is: ratioOf(medianWall, "larder", "floor", "")},
 	},
 }
 
@@ -101,16 +102,16 @@ func copyOnce(ctx context.Context, w *workshop, c *corpus, con contender, name s
 	// Someone who syncs what he wrote must not pay for what the one before left
 	// behind. This also means that nobody is charged for writing back later.
 	syscall.Sync()
-	s, err := measure(con.copy(ctx, name, c.Root), w)
+	s, err := measure(con.copy(ctx, name, c), w)
 	if err != nil {
 		return s, fmt.Errorf("copy with %s: %w", con.Label, err)
 	}
-	narinfos, err := filepath.Glob(filepath.Join(w.path(name), "*.narinfo"))
+	made, err := filepath.Glob(filepath.Join(w.path(name), con.files))
 	if err != nil {
 		return s, fmt.Errorf("count entries: %w", err)
 	}
-	if len(narinfos) != len(c.Entries) {
-		return s, fmt.Errorf("copy with %s: cache has %d entries, want %d", con.Label, len(narinfos), len(c.Entries))
+	if len(made) != len(c.Entries) {
+		return s, fmt.Errorf("copy with %s: cache has %d entries, want %d", con.Label, len(made), len(c.Entries))
 	}
 	return s, nil
 }

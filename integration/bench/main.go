@@ -51,6 +51,12 @@ type config struct {
 }
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == "floor" {
+		if err := runFloor(os.Args[2], os.Stdin); err != nil {
+			fail(1, err)
+		}
+		return
+	}
 	cfg, err := parse(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return
@@ -106,8 +112,8 @@ func parse(args []string) (config, error) {
 	f.StringVar(&cfg.Bin, "bin", "bin", "where larder and larder-hook are")
 	f.IntVar(&cfg.Runs, "runs", 5, "timed runs of each copy")
 	f.IntVar(&cfg.Spawns, "spawns", 200, "timed spawns of the hook")
-	f.IntVar(&cfg.Paths, "paths", 500, "at most so many packages in the corpus")
-	f.IntVar(&cfg.Megabytes, "megabytes", 1000, "at most about so many megabytes of NARs in the corpus")
+	f.IntVar(&cfg.Paths, "paths", 680, "at most so many packages in the corpus")
+	f.IntVar(&cfg.Megabytes, "megabytes", 1820, "at most about so many megabytes of NARs in the corpus")
 	f.BoolVar(&cfg.Rebuild, "rebuild", false, "build the corpus anew, from the packages as they are now")
 	f.StringVar(&cfg.JSON, "json", "", "also write the results to this `file`")
 	f.BoolVar(&cfg.Markdown, "markdown", false, "print tables for a document")
