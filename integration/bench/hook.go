@@ -110,29 +110,38 @@ func makeQueue(ctx context.Context, b *bench, name string) (file string, err err
 // holdOpen starts a worker and stops it in its tracks, so that it has the queue
 // open, as workers have, and does nothing else beside the hooks that are measured.
 func holdOpen(ctx context.Context, b *bench, queue string) (end func(), err error) {
+	daemon, end, err := startDaemon(ctx, b, queue)
+	if err != nil {
+		return nil, err
+	}
+	if err := stopIdle(ctx, daemon, queue); err != nil {
+		end()
+		return nil, fmt.Errorf("stop worker: %w", err)
+	}
+	return end, nil
+}
+
+// startDaemon starts a worker and waits until it is ready.
+func startDaemon(ctx context.Context, b *bench, queue string) (p *os.Process, end func(), err error) {
 	daemon := exec.CommandContext(ctx, filepath.Join(b.Bin, "larder"), "daemon", "--queue", queue)
 	daemon.Env = env(b.w.dir)
 	log, err := daemon.StderrPipe()
 	if err != nil {
-		return nil, fmt.Errorf("start worker: %w", err)
+		return nil, nil, fmt.Errorf("start worker: %w", err)
 	}
 	if err := daemon.Start(); err != nil {
-		return nil, fmt.Errorf("start worker: %w", err)
+		return nil, nil, fmt.Errorf("start worker: %w", err)
 	}
 	end = func() {
 		_ = daemon.Process.Kill() // (ignored) it has ended already
 		_ = daemon.Wait()         // (ignored) it was killed
 	}
 	// Its first line says that it is ready.
-	line, err := bufio.NewReader(log).ReadString('\n')
-	if err == nil {
-		err = stopIdle(ctx, daemon.Process, queue)
-	}
-	if err != nil {
+	if line, err := bufio.NewReader(log).ReadString('\n'); err != nil {
 		end()
-		return nil, fmt.Errorf("start worker: %w; it says %q", err, line)
+		return nil, nil, fmt.Errorf("start worker: %w; it says %q", err, line)
 	}
-	return end, nil
+	return daemon.Process, end, nil
 }
 
 // stopIdle stops a worker at a moment when it does not write to its queue: hooks

@@ -8,7 +8,7 @@ import (
 
 // rows are all that can be measured, in the order in which it is done and told.
 // A row's variable, its function and its goals lie together in a file of its own.
-var rows = []row{coldRow, fullRow, hookRow}
+var rows = []row{coldRow, fullRow, bigRow, hookRow, idleRow}
 
 // A row is one thing that is measured: a table, and the goals that it decides.
 type row struct {
@@ -50,16 +50,16 @@ func rowNames() []string {
 	return names
 }
 
-// measureRows measures every row that was asked for, and judges its goals. All
-// goals are told, also those of rows that were not asked for.
+// measureRows measures every row that was asked for, and judges its goals.
 func measureRows(ctx context.Context, b *bench, rep *report) error {
 	for _, r := range rows {
-		var results []result
-		if slices.Contains(b.Rows, r.Name) {
-			var err error
-			if results, err = r.Measure(ctx, b); err != nil {
-				return fmt.Errorf("measure row %s: %w", r.Name, err)
-			}
+		if !slices.Contains(b.Rows, r.Name) {
+			continue
+		}
+		status("row %s", r.Name)
+		results, err := r.Measure(ctx, b)
+		if err != nil {
+			return fmt.Errorf("measure row %s: %w", r.Name, err)
 		}
 		for i := range results {
 			results[i].Row = r.Name
