@@ -26,17 +26,17 @@ var bigRow = row{
 
 // measureBig measures copies of one path that is larger than all buffers.
 func measureBig(ctx context.Context, b *bench) ([]result, error) {
-	size := int64(4096)
+	// Each of them is long enough to be told from noise.
+	size, few := int64(4096), *b
+	few.Runs = min(b.Runs, 3)
 	if b.Quick {
-		size = 512
+		size, few.Runs = 512, min(b.Runs, 2)
 	}
 	c, unmount, err := openBig(ctx, b, size)
 	if err != nil {
 		return nil, err
 	}
 	defer unmount()
-	few := *b
-	few.Runs = min(b.Runs, 3) // each of them is long enough to be told from noise
 	return measureCold(ctx, &few, c, b.pick("larder", "nix-sid", "nix-sid-parallel"))
 }
 

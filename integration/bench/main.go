@@ -46,6 +46,7 @@ type config struct {
 	Spawns     int      // timed runs of each contender of the hook row
 	Rebuild    bool     // throw the corpus away first
 	Quick      bool     // take the smaller of two sizes, where a row has two
+	Tags       string   // build tags for Go benchmarks
 	JSON       string   // also write the results here; "" means don't
 	Markdown   bool     // print tables for a document
 }
@@ -115,6 +116,7 @@ func parse(args []string) (config, error) {
 	f.IntVar(&cfg.Paths, "paths", 680, "at most so many packages in the corpus")
 	f.IntVar(&cfg.Megabytes, "megabytes", 1820, "at most about so many megabytes of NARs in the corpus")
 	f.BoolVar(&cfg.Rebuild, "rebuild", false, "build the corpus anew, from the packages as they are now")
+	f.StringVar(&cfg.Tags, "tags", "", "build tags for Go benchmarks")
 	f.StringVar(&cfg.JSON, "json", "", "also write the results to this `file`")
 	f.BoolVar(&cfg.Markdown, "markdown", false, "print tables for a document")
 	if err := f.Parse(args); err != nil {

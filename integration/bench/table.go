@@ -99,7 +99,9 @@ func ratioCell(mine *result, other result, v value) string {
 // number tells a value with at least three digits.
 func number(v float64) string {
 	digits := 3
-	if v >= 100 {
+	if v >= 1000 {
+		digits = 0
+	} else if v >= 100 {
 		digits = 1
 	} else if v >= 10 {
 		digits = 2
