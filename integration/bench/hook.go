@@ -34,7 +34,7 @@ func measureHook(ctx context.Context, b *bench) ([]result, error) {
 	// The store outlives this queue: what keeps its paths alive must not.
 	defer os.RemoveAll("/nix/var/nix/gcroots/larder") // the corpus's store, not the host's
 
-	alive, err := makeQueue(ctx, b, "alive")
+	alive, err := makeQueue(ctx, b, "alive", b.w.path("alive-cache"))
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func measureHook(ctx context.Context, b *bench) ([]result, error) {
 		return nil, err
 	}
 	defer stop()
-	alone, err := makeQueue(ctx, b, "alone")
+	alone, err := makeQueue(ctx, b, "alone", b.w.path("alone-cache"))
 	if err != nil {
 		return nil, err
 	}
@@ -95,11 +95,11 @@ func linkLarder(b *bench) (string, error) {
 	return link, os.Symlink(larder, link)
 }
 
-// makeQueue makes an empty queue.
-func makeQueue(ctx context.Context, b *bench, name string) (file string, err error) {
+// makeQueue makes an empty queue, which feeds the cache in that directory.
+func makeQueue(ctx context.Context, b *bench, name, cache string) (file string, err error) {
 	file = b.w.path(name + "/queue.db")
 	init := exec.CommandContext(ctx, filepath.Join(b.Bin, "larder"),
-		"init", "--queue", file, "--cache", "file://"+b.w.path(name+"-cache"))
+		"init", "--queue", file, "--cache", "file://"+cache)
 	init.Env = env(b.w.dir)
 	if _, err := measure(init, b.w); err != nil {
 		return "", fmt.Errorf("make queue: %w", err)

@@ -29,7 +29,7 @@ func measureIdle(ctx context.Context, b *bench) ([]result, error) {
 	if b.Quick {
 		duration, settle = 10*time.Second, 2*time.Second
 	}
-	queue, err := makeQueue(ctx, b, "idle")
+	queue, err := makeQueue(ctx, b, "idle", b.w.path("idle-cache"))
 	if err != nil {
 		return nil, err
 	}
