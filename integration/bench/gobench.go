@@ -11,8 +11,8 @@ import (
 
 // What no program can be timed for from outside is measured by Go benchmarks, in the
 // packages themselves. These rows run them. A size that a goal names is in the
-// benchmark's name: with -short, as --quick has it, a benchmark takes smaller ones,
-// and the goal is not judged by them.
+// benchmark's name: with -short, as --quick has it, or without LARDER_LONG=1, a
+// benchmark takes smaller ones, and the goal is not judged by them.
 var (
 	queueRow = row{
 		Name:    "queue",
@@ -43,13 +43,15 @@ var (
 // It needs the project's source in the working directory.
 func goBenchmarks(packages ...string) func(context.Context, *bench) ([]result, error) {
 	return func(ctx context.Context, b *bench) ([]result, error) {
-		args := []string{"test", "-run", "^$", "-bench", ".", "-benchmem", "-tags", b.Tags}
+		args := []string{"test", "-run", "^$", "-bench", ".", "-benchmem", "-timeout", "30m", "-tags", b.Tags}
+		size := "LARDER_LONG=1" // also those that take minutes
 		if b.Quick {
 			args = append(args, "-short", "-benchtime", "20ms")
+			size = "LARDER_LONG="
 		}
 		cmd := exec.CommandContext(ctx, "go", append(args, packages...)...)
 		// On the disk of everything else.
-		cmd.Env = append(hostEnv(), "TMPDIR="+b.w.path("tmp"))
+		cmd.Env = append(hostEnv(), size, "TMPDIR="+b.w.path("tmp"))
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			return nil, hintError{fmt.Errorf("run go benchmarks: %w: %s", err, lastLine(string(out))), "try it alone: go " + strings.Join(cmd.Args[1:], " ")}
