@@ -11,6 +11,9 @@ VERSION := $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null 
 
 export CGO_ENABLED = 1
 
+# The packages with benchmarks. Tests run each once, so that none rots.
+BENCHMARKED = $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n 1 dirname | sort -u)
+
 .PHONY: help build demo test test-long check check-darwin bench bench-quick dist dist-check nix nix-roots ci-tools cross clean
 
 help: ## list the targets
@@ -24,6 +27,7 @@ demo: build nix ## show the main job on real Nix
 
 test: build check nix-roots ci-tools ## run every test but the long ones
 	LARDER_REQUIRE_NIX=1 go test -race -tags '$(TAGS)' -timeout 20m ./...
+	go test -run '^$$' -bench . -benchtime 1x -short -tags '$(TAGS)' $(BENCHMARKED)
 
 test-long: build nix-roots ci-tools ## run the tests that take long
 	LARDER_REQUIRE_NIX=1 LARDER_LONG=1 go test -race -tags '$(TAGS)' -timeout 2h ./...
@@ -38,12 +42,11 @@ check-darwin: ## type-check everything but integration for macOS
 		go run ./integration/typecheck -tags sqlite_omit_load_extension darwin/$$arch $$(go list ./... | grep -v /integration) || exit; \
 	done
 
-bench: build nix-roots ## measure, side by side with nix copy (minutes)
-	go run ./integration/bench
-	go test -run '^$$' -bench . -tags '$(TAGS)' ./watcher
+bench: build nix-roots ## measure, side by side with nix copy, and say which goals hold (half an hour)
+	go run ./integration/bench --tags '$(TAGS)'
 
-bench-quick: build nix-roots ## the same with a smaller corpus
-	go run ./integration/bench --quick
+bench-quick: build nix-roots ## the same with less of everything (two minutes)
+	go run ./integration/bench --quick --tags '$(TAGS)'
 
 dist: cross ## make what a release consists of in dist/: static programs for amd64 and arm64, archives, an image
 	VERSION='$(VERSION)' TAGS='$(TAGS)' LDFLAGS='$(LDFLAGS)' integration/dist/build dist

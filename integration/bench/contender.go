@@ -20,10 +20,16 @@ type contender struct {
 	Version string
 	Label   string // its name in tables
 
-	// copy returns the command that copies the closure of root into the cache
-	// called name in the workshop.
-	copy func(ctx context.Context, name, root string) *exec.Cmd
+	// copy returns the command that copies the corpus into the cache called name in
+	// the workshop.
+	copy func(ctx context.Context, name string, c *corpus) *exec.Cmd
+
+	// files are those in a cache of which there is one for each path.
+	files string
 }
+
+// allContenders are their keys, in the order in which they take turns.
+var allContenders = []string{"larder", "larder-1", "floor", "nix-host", "nix-sid", "nix-sid-parallel"}
 
 // findContenders returns those that cfg names, larder first. If it names none,
 // a Nix that is not there is skipped, with the reason in skipped.
@@ -39,13 +45,20 @@ func findContenders(ctx context.Context, cfg config, w *workshop) (found []conte
 			c, err = findLarder(cfg, w, key, "larder push")
 		case "larder-1":
 			c, err = findLarder(cfg, w, key, "larder push, 1 worker", "--workers", "1")
+		case "floor":
+			c = findFloor(w)
 		case "nix-host":
 			c, err = findHostNix(ctx, w)
 		case "nix-sid":
-			c, err = findSidNix(ctx, cfg, w)
+			c, err = findSidNix(ctx, cfg, w, key, "")
+		case "nix-sid-parallel":
+			c, err = findSidNix(ctx, cfg, w, key, "&parallel-compression=true")
+			c.Label += " parallel"
 		}
 		if errors.Is(err, errNotUnpacked) && cfg.Contenders == nil {
-			skipped = append(skipped, err.Error())
+			if !slices.Contains(skipped, err.Error()) {
+				skipped = append(skipped, err.Error())
+			}
 			err = nil
 			continue
 		}
@@ -67,9 +80,10 @@ func findLarder(cfg config, w *workshop, key, label string, flags ...string) (co
 	return contender{
 		Key:   key,
 		Label: label,
-		copy: func(ctx context.Context, name, root string) *exec.Cmd {
+		files: "*.narinfo",
+		copy: func(ctx context.Context, name string, c *corpus) *exec.Cmd {
 			args := append([]string{"push", "--cache", "file://" + w.path(name)}, flags...)
-			cmd := exec.CommandContext(ctx, bin, append(args, root)...)
+			cmd := exec.CommandContext(ctx, bin, append(args, c.Root)...)
 			cmd.Env = env(w.dir)
 			return cmd
 		},
@@ -81,7 +95,7 @@ func findHostNix(ctx context.Context, w *workshop) (contender, error) {
 	if err != nil {
 		return contender{}, fmt.Errorf("find host's Nix: %w", err)
 	}
-	return nixContender(ctx, "nix-host", func(ctx context.Context, args ...string) *exec.Cmd {
+	return nixContender(ctx, "nix-host", "", func(ctx context.Context, args ...string) *exec.Cmd {
 		cmd := exec.CommandContext(ctx, nix, args...)
 		cmd.Env = env(w.dir)
 		return cmd
@@ -90,7 +104,7 @@ func findHostNix(ctx context.Context, w *workshop) (contender, error) {
 
 var errNotUnpacked = errors.New("it is not unpacked")
 
-func findSidNix(ctx context.Context, cfg config, w *workshop) (contender, error) {
+func findSidNix(ctx context.Context, cfg config, w *workshop, key, options string) (contender, error) {
 	root := filepath.Join(cfg.Roots, "sid")
 	if _, err := os.Stat(filepath.Join(root, "usr/bin/nix")); err != nil {
 		return contender{}, hintError{fmt.Errorf("find Nix of Debian sid in %s: %w", root, errNotUnpacked), "run integration/nix-roots, or name where it is: LARDER_NIX_ROOTS"}
@@ -98,7 +112,7 @@ func findSidNix(ctx context.Context, cfg config, w *workshop) (contender, error)
 	if err := w.enterRoot(root); err != nil {
 		return contender{}, err
 	}
-	return nixContender(ctx, "nix-sid", func(ctx context.Context, args ...string) *exec.Cmd {
+	return nixContender(ctx, key, options, func(ctx context.Context, args ...string) *exec.Cmd {
 		cmd := exec.CommandContext(ctx, "/usr/bin/nix", args...)
 		cmd.Dir = "/"
 		cmd.Env = env("/tmp")
@@ -108,8 +122,9 @@ func findSidNix(ctx context.Context, cfg config, w *workshop) (contender, error)
 	}, "/tmp")
 }
 
-// nixContender makes a contender of a Nix that sees the workshop as dir.
-func nixContender(ctx context.Context, key string, nix func(ctx context.Context, args ...string) *exec.Cmd, dir string) (contender, error) {
+// nixContender makes a contender of a Nix that sees the workshop as dir. Options
+// are more parameters of the cache's URL.
+func nixContender(ctx context.Context, key, options string, nix func(ctx context.Context, args ...string) *exec.Cmd, dir string) (contender, error) {
 	out, err := nix(ctx, "--version").Output()
 	if err != nil {
 		return contender{}, fmt.Errorf("ask %s for its version: %w", key, err)
@@ -123,8 +138,9 @@ func nixContender(ctx context.Context, key string, nix func(ctx context.Context,
 		Key:     key,
 		Version: version,
 		Label:   "nix " + version,
-		copy: func(ctx context.Context, name, root string) *exec.Cmd {
-			return nix(ctx, "copy", "--to", "file://"+filepath.Join(dir, name)+"?compression=zstd", root)
+		files:   "*.narinfo",
+		copy: func(ctx context.Context, name string, c *corpus) *exec.Cmd {
+			return nix(ctx, "copy", "--to", "file://"+filepath.Join(dir, name)+"?compression=zstd"+options, c.Root)
 		},
 	}, nil
 }

@@ -6,59 +6,93 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 )
 
-// measureCopies measures the rows cold and full.
-//
-// The untimed warm-up run of each contender brings store and programs into the
-// page cache, and leaves the full cache for the row of that name.
-func measureCopies(ctx context.Context, cfg config, w *workshop, c *corpus, contenders []contender) ([]result, error) {
-	cold := make([]result, len(contenders))
-	full := make([]result, len(contenders))
+var coldRow = row{
+	Name:  "cold",
+	Title: "the whole closure to an empty cache, zstd 3",
+	Measure: func(ctx context.Context, b *bench) ([]result, error) {
+		return measureCold(ctx, b, b.corpus, b.contenders)
+	},
+	Goals: []goal{
+		{What: "wall against nix 2.34", Limit: 0.95, Is: ratioOf(medianWall, "larder", "nix-sid", "2.34.")},
+		{What: "cpu against nix 2.34", Limit: 0.95, Is: ratioOf(medianCPU, "larder", "nix-sid", "2.34.")},
+		{What: "NAR files against nix 2.34", Limit: 1, Is: ratioOf(narFiles, "larder", "nix-sid", "2.34.")},
+		{What: "wall against nix 2.34, parallel-compression", Limit: 0.95, Is: ratioOf(medianWall, "larder", "nix-sid-parallel", "2.34.")},
+		{What: "cpu against nix 2.34, parallel-compression", Limit: 0.95, Is: ratioOf(medianCPU, "larder", "nix-sid-parallel", "2.34.")},
+		{What: "NAR files against nix 2.34, parallel-compression", Limit: 1, Is: ratioOf(narFiles, "larder", "nix-sid-parallel", "2.34.")},
+		{What: "wall against nix 2.8", Limit: 0.40, Is: ratioOf(medianWall, "larder", "nix-host", "2.8.")},
+		{What: "wall against the floor", Limit: 1.11, Is: ratioOf(medianWall, "larder", "floor", "")},
+	},
+}
+
+var fullRow = row{
+	Name:    "full",
+	Title:   "the same again, when all of it is there",
+	Measure: measureFull,
+	Goals: []goal{
+		{What: "wall against the host's nix", Limit: 0.30, Is: ratioOf(medianWall, "larder", "nix-host", "")},
+		{What: "wall against nix 2.34", Limit: 0.30, Is: ratioOf(medianWall, "larder", "nix-sid", "2.34.")},
+	},
+}
+
+// narFiles is the size of the cache's NAR files, in MB.
+var narFiles = figureOf("NAR files")
+
+// measureCold measures copies of a closure to caches that do not exist yet. The
+// untimed warm-up run of each contender brings store and programs into the page
+// cache.
+func measureCold(ctx context.Context, b *bench, c *corpus, contenders []contender) ([]result, error) {
+	results := make([]result, len(contenders))
 	for i, con := range contenders {
-		status("warming up %s", con.Label)
-		if _, err := copyOnce(ctx, w, c, con, con.Key+"-full"); err != nil {
-			return nil, err
-		}
-		cold[i] = newResult("cold", con)
-		full[i] = newResult("full", con)
+		results[i] = newResult(con)
 	}
-	var results []result
-	if slices.Contains(cfg.Rows, "cold") {
-		for n := range cfg.Runs {
-			for i, con := range contenders {
-				name := con.Key + "-cold"
-				s, err := copyOnce(ctx, w, c, con, name)
+	for n := range b.Runs + 1 {
+		for i, con := range contenders {
+			s, err := copyOnce(ctx, b.w, c, con, "cold")
+			if err != nil {
+				return nil, err
+			}
+			status("%d/%d: %s %.2f s", n, b.Runs, con.Label, s.Wall.Seconds())
+			if n > 0 {
+				bytes, err := narFileBytes(b.w.path("cold"))
 				if err != nil {
 					return nil, err
 				}
-				status("cold %d/%d: %s %.2f s", n+1, cfg.Runs, con.Label, s.Wall.Seconds())
-				cold[i].add(s)
-				if cold[i].Bytes, err = narFileBytes(w.path(name)); err != nil {
-					return nil, err
-				}
-				if err := os.RemoveAll(w.path(name)); err != nil {
-					return nil, fmt.Errorf("remove cache: %w", err)
-				}
+				results[i].add(s)
+				results[i].note("NAR files", "MB", float64(bytes)/1e6)
+			}
+			if err := os.RemoveAll(b.w.path("cold")); err != nil {
+				return nil, fmt.Errorf("remove cache: %w", err)
 			}
 		}
-		results = append(results, cold...)
 	}
-	if slices.Contains(cfg.Rows, "full") {
-		for n := range cfg.Runs {
-			for i, con := range contenders {
-				s, err := copyOnce(ctx, w, c, con, con.Key+"-full")
-				if err != nil {
-					return nil, err
-				}
-				status("full %d/%d: %s %.3f s", n+1, cfg.Runs, con.Label, s.Wall.Seconds())
-				full[i].add(s)
+	return results, nil
+}
+
+// measureFull measures copies to caches that have everything. The untimed
+// warm-up run fills them.
+func measureFull(ctx context.Context, b *bench) ([]result, error) {
+	contenders := b.pick("larder", "larder-1", "nix-host", "nix-sid")
+	results := make([]result, len(contenders))
+	for i, con := range contenders {
+		results[i] = newResult(con)
+		defer os.RemoveAll(b.w.path(con.Key + "-full")) // or the next start does (ignored)
+	}
+	runs := 4 * b.Runs // they are short
+	for n := range runs + 1 {
+		for i, con := range contenders {
+			s, err := copyOnce(ctx, b.w, b.corpus, con, con.Key+"-full")
+			if err != nil {
+				return nil, err
+			}
+			status("%d/%d: %s %.3f s", n, runs, con.Label, s.Wall.Seconds())
+			if n > 0 {
+				results[i].add(s)
 			}
 		}
-		results = append(results, full...)
 	}
 	return results, nil
 }
@@ -69,16 +103,16 @@ func copyOnce(ctx context.Context, w *workshop, c *corpus, con contender, name s
 	// Someone who syncs what he wrote must not pay for what the one before left
 	// behind. This also means that nobody is charged for writing back later.
 	syscall.Sync()
-	s, err := measure(con.copy(ctx, name, c.Root), w)
+	s, err := measure(con.copy(ctx, name, c), w)
 	if err != nil {
 		return s, fmt.Errorf("copy with %s: %w", con.Label, err)
 	}
-	narinfos, err := filepath.Glob(filepath.Join(w.path(name), "*.narinfo"))
+	made, err := filepath.Glob(filepath.Join(w.path(name), con.files))
 	if err != nil {
 		return s, fmt.Errorf("count entries: %w", err)
 	}
-	if len(narinfos) != len(c.Entries) {
-		return s, fmt.Errorf("copy with %s: cache has %d entries, want %d", con.Label, len(narinfos), len(c.Entries))
+	if len(made) != len(c.Entries) {
+		return s, fmt.Errorf("copy with %s: cache has %d entries, want %d", con.Label, len(made), len(c.Entries))
 	}
 	return s, nil
 }

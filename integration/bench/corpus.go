@@ -66,7 +66,7 @@ func openCorpus(ctx context.Context, cfg config, w *workshop) (*corpus, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "nix"), 0o755); err != nil {
 		return nil, fmt.Errorf("make corpus directory: %w", err)
 	}
-	if err := bind(filepath.Join(dir, "nix"), "/nix"); err != nil {
+	if _, err := w.mountStore(filepath.Join(dir, "nix")); err != nil {
 		return nil, err
 	}
 	// Only now: a Nix that lives in the host's /nix is out of sight.

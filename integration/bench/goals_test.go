@@ -1,9 +1,6 @@
 package main
 
-import (
-	"strings"
-	"testing"
-)
+import "testing"
 
 func TestMedianIsTheMiddle(t *testing.T) {
 	for _, test := range []struct {
@@ -21,22 +18,25 @@ func TestMedianIsTheMiddle(t *testing.T) {
 }
 
 func TestGoalsAreJudgedOnlyByWhatWasMeasured(t *testing.T) {
-	results := []result{
-		{Row: "cold", Contender: "larder-1", Wall: []float64{5, 1, 2}},
-		{Row: "cold", Contender: "nix-host", Version: "2.8.0", Wall: []float64{2, 2, 2}},
-		{Row: "hook", Contender: "larder", Wall: []float64{51}},
-		{Row: "hook", Contender: "true", Wall: []float64{10}},
-	}
-	expect := func(results []result, cold, hook string) {
+	mine := result{Contender: "larder", Wall: []float64{5, 1, 2}, RSS: 50 << 20}
+	mine.note("NAR files", "MB", 30)
+	other := result{Contender: "nix", Version: "2.8.0", Wall: []float64{4, 4, 9}}
+	other.note("NAR files", "MB", 20)
+	both := []result{mine, other}
+
+	expect := func(g goal, results []result, want string) {
 		t.Helper()
-		for i, want := range []string{cold, hook} {
-			if got := judge(results)[i].String(); !strings.HasSuffix(got, want) {
-				t.Errorf("verdict is %q, want %q at its end", got, want)
-			}
+		if got := g.judge("row", results).String(); got != want {
+			t.Errorf("verdict is %q, want %q", got, want)
 		}
 	}
-	expect(results, "is 1.00: holds", "is 5.10: MISSED")
-	expect(results[1:3], "times: not measured", "times: not measured")
-	results[1].Version = "2.18.1"
-	expect(results[:2], "times: not measured", "times: not measured")
+	wall := goal{Limit: 0.5, Is: ratioOf(medianWall, "larder", "nix", "2.8.")}
+	expect(wall, both, "holds")
+	expect(wall, both[:1], "not measured: nix was not run")
+	expect(wall, both[1:], "not measured: larder was not run")
+	expect(goal{Limit: 0.4, Is: ratioOf(medianWall, "larder", "nix", "")}, both, "MISSED")
+	expect(goal{Limit: 9, Is: ratioOf(medianWall, "larder", "nix", "2.34.")}, both, "not measured: this machine has 2.8.0")
+	expect(goal{Limit: 9, Is: ratioOf(medianCPU, "larder", "nix", "")}, both, "not measured: larder has no such figure")
+	expect(goal{Limit: 1, Is: ratioOf(figureOf("NAR files"), "larder", "nix", "")}, both, "MISSED")
+	expect(goal{Limit: 50, Unit: "MiB", Is: valueOf(peakRSS, "larder")}, both, "holds")
 }

@@ -14,28 +14,41 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+var hookRow = row{
+	Name:    "hook",
+	Title:   "a whole process, from its start to its end",
+	Milli:   true,
+	Measure: measureHook,
+	Goals: []goal{
+		{What: "wall beside a worker, against /bin/true", Limit: 3.5, Is: ratioOf(medianWall, "larder", "true", "")},
+	},
+}
+
 // measureHook measures whole processes: larder-hook, as Nix runs it after a
 // build, beside a worker and without one, and the least that a hook could be. They
 // take turns in blocks, each block ten times in all.
-func measureHook(ctx context.Context, cfg config, w *workshop, c *corpus) ([]result, error) {
+func measureHook(ctx context.Context, b *bench) ([]result, error) {
+	if !b.hasLarder() {
+		return nil, nil
+	}
 	// The store outlives this queue: what keeps its paths alive must not.
 	defer os.RemoveAll("/nix/var/nix/gcroots/larder") // the corpus's store, not the host's
 
-	alive, err := makeQueue(ctx, cfg, w, "alive")
+	alive, err := makeQueue(ctx, b, "alive", b.w.path("alive-cache"))
 	if err != nil {
 		return nil, err
 	}
-	stop, err := holdOpen(ctx, cfg, w, alive)
+	stop, err := holdOpen(ctx, b, alive)
 	if err != nil {
 		return nil, err
 	}
 	defer stop()
-	alone, err := makeQueue(ctx, cfg, w, "alone")
+	alone, err := makeQueue(ctx, b, "alone", b.w.path("alone-cache"))
 	if err != nil {
 		return nil, err
 	}
-	hook := filepath.Join(cfg.Bin, "larder-hook")
-	link, err := linkLarder(cfg, w)
+	hook := filepath.Join(b.Bin, "larder-hook")
+	link, err := linkLarder(b)
 	if err != nil {
 		return nil, err
 	}
@@ -43,18 +56,18 @@ func measureHook(ctx context.Context, cfg config, w *workshop, c *corpus) ([]res
 		file, queue string
 		result      result
 	}{
-		{hook, alive, newResult("hook", contender{Key: "larder", Label: "larder-hook"})},
-		{hook, alone, newResult("hook", contender{Key: "larder-alone", Label: "larder-hook, no worker"})},
-		{link, alive, newResult("hook", contender{Key: "larder-by-name", Label: "larder by that name"})},
-		{"/bin/true", alone, newResult("hook", contender{Key: "true", Label: "/bin/true"})},
+		{hook, alive, newResult(contender{Key: "larder", Label: "larder-hook"})},
+		{hook, alone, newResult(contender{Key: "larder-alone", Label: "larder-hook, no worker"})},
+		{link, alive, newResult(contender{Key: "larder-by-name", Label: "larder by that name"})},
+		{"/bin/true", alone, newResult(contender{Key: "true", Label: "/bin/true"})},
 	}
-	block := max(1, cfg.Spawns/10)
+	block := max(1, b.Spawns/10)
 	// The first block of each is the warm-up. Each block has builds of its own,
 	// or the hook would find its row there.
-	for done := -block; done < cfg.Spawns; done += block {
+	for done := -block; done < b.Spawns; done += block {
 		for i := range programs {
 			p := &programs[i]
-			samples, err := spawnBlock(ctx, w, c, p.file, p.queue, done+block, block)
+			samples, err := spawnBlock(ctx, b, p.file, p.queue, done+block, block)
 			if err != nil {
 				return nil, err
 			}
@@ -73,22 +86,22 @@ func measureHook(ctx context.Context, cfg config, w *workshop, c *corpus) ([]res
 }
 
 // linkLarder makes a link to larder by which it is the hook.
-func linkLarder(cfg config, w *workshop) (string, error) {
-	larder, err := filepath.Abs(filepath.Join(cfg.Bin, "larder"))
+func linkLarder(b *bench) (string, error) {
+	larder, err := filepath.Abs(filepath.Join(b.Bin, "larder"))
 	if err != nil {
 		return "", err
 	}
-	link := w.path("larder-hook")
+	link := b.w.path("larder-hook")
 	return link, os.Symlink(larder, link)
 }
 
-// makeQueue makes an empty queue.
-func makeQueue(ctx context.Context, cfg config, w *workshop, name string) (file string, err error) {
-	file = w.path(name + "/queue.db")
-	init := exec.CommandContext(ctx, filepath.Join(cfg.Bin, "larder"),
-		"init", "--queue", file, "--cache", "file://"+w.path(name+"-cache"))
-	init.Env = env(w.dir)
-	if _, err := measure(init, w); err != nil {
+// makeQueue makes an empty queue, which feeds the cache in that directory.
+func makeQueue(ctx context.Context, b *bench, name, cache string) (file string, err error) {
+	file = b.w.path(name + "/queue.db")
+	init := exec.CommandContext(ctx, filepath.Join(b.Bin, "larder"),
+		"init", "--queue", file, "--cache", "file://"+cache)
+	init.Env = env(b.w.dir)
+	if _, err := measure(init, b.w); err != nil {
 		return "", fmt.Errorf("make queue: %w", err)
 	}
 	return file, nil
@@ -96,30 +109,39 @@ func makeQueue(ctx context.Context, cfg config, w *workshop, name string) (file 
 
 // holdOpen starts a worker and stops it in its tracks, so that it has the queue
 // open, as workers have, and does nothing else beside the hooks that are measured.
-func holdOpen(ctx context.Context, cfg config, w *workshop, queue string) (end func(), err error) {
-	daemon := exec.CommandContext(ctx, filepath.Join(cfg.Bin, "larder"), "daemon", "--queue", queue)
-	daemon.Env = env(w.dir)
+func holdOpen(ctx context.Context, b *bench, queue string) (end func(), err error) {
+	daemon, end, err := startDaemon(ctx, b, queue)
+	if err != nil {
+		return nil, err
+	}
+	if err := stopIdle(ctx, daemon, queue); err != nil {
+		end()
+		return nil, fmt.Errorf("stop worker: %w", err)
+	}
+	return end, nil
+}
+
+// startDaemon starts a worker and waits until it is ready.
+func startDaemon(ctx context.Context, b *bench, queue string) (p *os.Process, end func(), err error) {
+	daemon := exec.CommandContext(ctx, filepath.Join(b.Bin, "larder"), "daemon", "--queue", queue)
+	daemon.Env = env(b.w.dir)
 	log, err := daemon.StderrPipe()
 	if err != nil {
-		return nil, fmt.Errorf("start worker: %w", err)
+		return nil, nil, fmt.Errorf("start worker: %w", err)
 	}
 	if err := daemon.Start(); err != nil {
-		return nil, fmt.Errorf("start worker: %w", err)
+		return nil, nil, fmt.Errorf("start worker: %w", err)
 	}
 	end = func() {
 		_ = daemon.Process.Kill() // (ignored) it has ended already
 		_ = daemon.Wait()         // (ignored) it was killed
 	}
 	// Its first line says that it is ready.
-	line, err := bufio.NewReader(log).ReadString('\n')
-	if err == nil {
-		err = stopIdle(ctx, daemon.Process, queue)
-	}
-	if err != nil {
+	if line, err := bufio.NewReader(log).ReadString('\n'); err != nil {
 		end()
-		return nil, fmt.Errorf("start worker: %w; it says %q", err, line)
+		return nil, nil, fmt.Errorf("start worker: %w; it says %q", err, line)
 	}
-	return end, nil
+	return daemon.Process, end, nil
 }
 
 // stopIdle stops a worker at a moment when it does not write to its queue: hooks
@@ -156,8 +178,9 @@ func stopIdle(ctx context.Context, p *os.Process, queue string) error {
 
 // spawnBlock runs a program n times, once for each build of the corpus from the
 // one numbered first.
-func spawnBlock(ctx context.Context, w *workshop, c *corpus, file, queue string, first, n int) ([]sample, error) {
-	log, err := os.Create(w.path("output"))
+func spawnBlock(ctx context.Context, b *bench, file, queue string, first, n int) ([]sample, error) {
+	entries := b.corpus.Entries
+	log, err := os.Create(b.w.path("output"))
 	if err != nil {
 		return nil, fmt.Errorf("run %s: %w", file, err)
 	}
@@ -173,10 +196,10 @@ func spawnBlock(ctx context.Context, w *workshop, c *corpus, file, queue string,
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		e := c.Entries[(first+i)%len(c.Entries)]
+		e := entries[(first+i)%len(entries)]
 		attr := &os.ProcAttr{
-			Dir:   w.dir,
-			Env:   env(w.dir, "LARDER_QUEUE="+queue, "DRV_PATH="+e.Deriver, "OUT_PATHS="+e.Path),
+			Dir:   b.w.dir,
+			Env:   env(b.w.dir, "LARDER_QUEUE="+queue, "DRV_PATH="+e.Deriver, "OUT_PATHS="+e.Path),
 			Files: []*os.File{null, log, log},
 		}
 		// os.StartProcess and not os/exec, whose own work would be half of what

@@ -38,22 +38,26 @@ type config struct {
 	Dir        string   // where corpora and scratch files lie
 	Roots      string   // where other versions of Nix are unpacked, one folder each
 	Bin        string   // where larder and larder-hook are
-	Rows       []string // which of allRows
+	Rows       []string // names of rows
 	Contenders []string // which of allContenders; nil means all that are there
 	Paths      int      // upper limit of the corpus, in packages
 	Megabytes  int      // upper limit of the corpus, in 10⁶ bytes of NARs, roughly
 	Runs       int      // timed runs of each contender and copy row
 	Spawns     int      // timed runs of each contender of the hook row
 	Rebuild    bool     // throw the corpus away first
+	Quick      bool     // take the smaller of two sizes, where a row has two
+	Tags       string   // build tags for Go benchmarks
 	JSON       string   // also write the results here; "" means don't
+	Markdown   bool     // print tables for a document
 }
 
-var (
-	allRows       = []string{"cold", "full", "hook"}
-	allContenders = []string{"larder", "larder-1", "nix-host", "nix-sid"}
-)
-
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == "floor" {
+		if err := runFloor(os.Args[2], os.Stdin); err != nil {
+			fail(1, err)
+		}
+		return
+	}
 	cfg, err := parse(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return
@@ -101,26 +105,27 @@ func parse(args []string) (config, error) {
 		Dir:   envOr("LARDER_BENCH_DIR", "/var/tmp/larder-bench"),
 		Roots: envOr("LARDER_NIX_ROOTS", "/var/cache/larder/nix-roots"),
 	}
-	var rows, contenders string
-	var quick bool
+	var chosen, contenders string
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
-	f.BoolVar(&quick, "quick", false, "a smaller corpus, 3 runs, 60 spawns (each can be set all the same)")
-	f.StringVar(&rows, "rows", strings.Join(allRows, ","), "what to measure")
+	f.BoolVar(&cfg.Quick, "quick", false, "a smaller corpus, 3 runs, 60 spawns (each can be set all the same)")
+	f.StringVar(&chosen, "rows", strings.Join(rowNames(), ","), "what to measure")
 	f.StringVar(&contenders, "contenders", "", "whom to measure: "+strings.Join(allContenders, ",")+"\n(default: larder, and every Nix that is there)")
 	f.StringVar(&cfg.Bin, "bin", "bin", "where larder and larder-hook are")
 	f.IntVar(&cfg.Runs, "runs", 5, "timed runs of each copy")
 	f.IntVar(&cfg.Spawns, "spawns", 200, "timed spawns of the hook")
-	f.IntVar(&cfg.Paths, "paths", 500, "at most so many packages in the corpus")
-	f.IntVar(&cfg.Megabytes, "megabytes", 1000, "at most about so many megabytes of NARs in the corpus")
+	f.IntVar(&cfg.Paths, "paths", 680, "at most so many packages in the corpus")
+	f.IntVar(&cfg.Megabytes, "megabytes", 1820, "at most about so many megabytes of NARs in the corpus")
 	f.BoolVar(&cfg.Rebuild, "rebuild", false, "build the corpus anew, from the packages as they are now")
+	f.StringVar(&cfg.Tags, "tags", "", "build tags for Go benchmarks")
 	f.StringVar(&cfg.JSON, "json", "", "also write the results to this `file`")
+	f.BoolVar(&cfg.Markdown, "markdown", false, "print tables for a document")
 	if err := f.Parse(args); err != nil {
 		return cfg, err
 	}
 	if f.NArg() > 0 {
 		return cfg, fmt.Errorf("read command line: unexpected argument %q", f.Arg(0))
 	}
-	if quick {
+	if cfg.Quick {
 		small := map[string]string{"runs": "3", "spawns": "60", "paths": "120", "megabytes": "150"}
 		f.Visit(func(set *flag.Flag) { delete(small, set.Name) })
 		for name, value := range small {
@@ -128,7 +133,7 @@ func parse(args []string) (config, error) {
 		}
 	}
 	var err error
-	if cfg.Rows, err = choose("--rows", rows, allRows); err != nil {
+	if cfg.Rows, err = choose("--rows", chosen, rowNames()); err != nil {
 		return cfg, err
 	}
 	if contenders != "" {
@@ -194,23 +199,10 @@ func run(ctx context.Context, cfg config) error {
 	}
 
 	rep := newReport(cfg, c, skipped)
-	if slices.Contains(cfg.Rows, "cold") || slices.Contains(cfg.Rows, "full") {
-		results, err := measureCopies(ctx, cfg, w, c, contenders)
-		if err != nil {
-			return err
-		}
-		rep.Results = append(rep.Results, results...)
+	if err := measureRows(ctx, &bench{cfg, w, c, contenders}, rep); err != nil {
+		return err
 	}
-	// Who measures Nix alone may not have built the hook.
-	if slices.Contains(cfg.Rows, "hook") && strings.HasPrefix(contenders[0].Key, "larder") {
-		results, err := measureHook(ctx, cfg, w, c)
-		if err != nil {
-			return err
-		}
-		rep.Results = append(rep.Results, results...)
-	}
-	rep.Goals = judge(rep.Results)
-	rep.print(os.Stdout)
+	rep.print(os.Stdout, cfg.Markdown)
 	if cfg.JSON != "" {
 		return rep.writeJSON(cfg.JSON)
 	}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 )
 
@@ -78,7 +79,8 @@ func lockDir(dir string) (*os.File, error) {
 // A workshop is where contenders work: a scratch directory in the file system
 // of the corpus, the same one for all.
 type workshop struct {
-	dir string
+	dir   string
+	roots []string // see enterRoot
 }
 
 func openWorkshop(cfg config) (*workshop, error) {
@@ -111,6 +113,10 @@ func (w *workshop) path(name string) string { return filepath.Join(w.dir, name) 
 // enterRoot makes the corpus's store and the workshop visible below the root of
 // an unpacked Nix: the store as /nix, the workshop as /tmp.
 func (w *workshop) enterRoot(root string) error {
+	if slices.Contains(w.roots, root) {
+		return nil
+	}
+	w.roots = append(w.roots, root)
 	// Debian's packages bring no /nix: Nix makes it when it first runs.
 	if err := os.MkdirAll(filepath.Join(root, "nix"), 0o755); err != nil {
 		return fmt.Errorf("make mount point: %w", err)
@@ -121,6 +127,27 @@ func (w *workshop) enterRoot(root string) error {
 		}
 	}
 	return nil
+}
+
+// mountStore mounts another directory on /nix, also below entered roots, until
+// unmount is called.
+func (w *workshop) mountStore(dir string) (unmount func(), err error) {
+	var mounted []string
+	unmount = func() {
+		for _, point := range mounted {
+			// (ignored) whatever is still there ends with the namespace
+			_ = syscall.Unmount(point, syscall.MNT_DETACH)
+		}
+	}
+	for _, root := range append([]string{"/"}, w.roots...) {
+		point := filepath.Join(root, "nix")
+		if err := bind(dir, point); err != nil {
+			unmount()
+			return nil, err
+		}
+		mounted = append(mounted, point)
+	}
+	return unmount, nil
 }
 
 // env is the whole environment of a child that sees the workshop as dir:
