@@ -25,6 +25,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -34,6 +35,7 @@ import (
 
 	"github.com/nix-larder/larder/internal/gcroot"
 	"github.com/nix-larder/larder/internal/nixstore"
+	"github.com/nix-larder/larder/internal/plainfile"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -188,10 +190,15 @@ func (c Config) queueBeside() (string, error) {
 		return "", nil
 	}
 	name := c.Argv0 + ".queue"
-	text, err := os.ReadFile(name)
+	f, err := plainfile.Open(name, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(f)
 	if err != nil {
 		return "", err
 	}
