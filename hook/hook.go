@@ -109,18 +109,18 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err := becomeOwner(id); err != nil {
 		return errors.Join(problems, err)
 	}
-	q, err := queue.OpenForHook(ctx, file, c.Busy)
+	q, err := queue.OpenForHook(file, c.Busy)
 	if err != nil {
 		return errors.Join(problems, err)
 	}
 	// The process ends without closing the queue: see OpenForHook.
-	if err := q.Add(ctx, build.drv, all...); err != nil {
+	if err := q.Add(build.drv, all...); err != nil {
 		return errors.Join(problems, err)
 	}
 	c.stage("making roots")
 	problems = errors.Join(problems, r.again(all))
 	c.stage("emptying the queue's log")
-	return errors.Join(problems, q.Tidy(ctx))
+	return errors.Join(problems, q.Tidy())
 }
 
 func (c Config) stage(s string) {

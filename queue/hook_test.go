@@ -32,19 +32,19 @@ func TestHookLeavesTheDatabaseToTheWorker(t *testing.T) {
 // Without a worker the log must not grow for ever.
 func TestTidyEmptiesALongLogOnly(t *testing.T) {
 	q := newQueue(t)
-	hook, err := OpenForHook(t.Context(), q.File(), workerBusy)
+	hook, err := OpenForHook(q.File(), workerBusy)
 	must(t, err)
 	defer hook.Close()
 	must(t, q.Close())
 
-	must(t, hook.Add(t.Context(), "", path("x")))
+	must(t, hook.Add("", path("x")))
 	short := logSize(t, q.File())
-	must(t, hook.Tidy(t.Context()))
+	must(t, hook.Tidy())
 	if got := logSize(t, q.File()); got != short || got == 0 {
 		t.Errorf("a log of %d bytes has %d, want it left alone", short, got)
 	}
 	added := 1 + fill(t, hook)
-	must(t, hook.Tidy(t.Context()))
+	must(t, hook.Tidy())
 	if got := logSize(t, q.File()); got != 0 {
 		t.Errorf("a long log has %d bytes, want none", got)
 	}
@@ -56,7 +56,7 @@ func TestTidyEmptiesALongLogOnly(t *testing.T) {
 // Somebody who reads the queue, or writes to it, is no reason to fail.
 func TestTidyGivesUpBesideOthers(t *testing.T) {
 	q := newQueue(t)
-	hook, err := OpenForHook(t.Context(), q.File(), 20*time.Millisecond)
+	hook, err := OpenForHook(q.File(), 20*time.Millisecond)
 	must(t, err)
 	defer hook.Close()
 	must(t, q.Close())
@@ -64,7 +64,7 @@ func TestTidyGivesUpBesideOthers(t *testing.T) {
 	other, err := raw(t, q.File()).Begin()
 	must(t, err)
 	defer other.Rollback()
-	if err := hook.Tidy(t.Context()); err != nil {
+	if err := hook.Tidy(); err != nil {
 		t.Error(err)
 	}
 }
@@ -73,7 +73,7 @@ func TestTidyGivesUpBesideOthers(t *testing.T) {
 func fill(t *testing.T, hook *Adder) (n int) {
 	t.Helper()
 	for logSize(t, hook.file) <= maxWAL {
-		must(t, hook.Add(t.Context(), "", paths(fmt.Sprint("job-", n), 200)...))
+		must(t, hook.Add("", paths(fmt.Sprint("job-", n), 200)...))
 		n += 200
 	}
 	return n

@@ -12,7 +12,11 @@ import (
 
 var (
 	//go:embed sql/add.sql
-	addSQL string
+	addListSQL string
+	//go:embed sql/add_one.sql
+	addPathSQL string
+	//go:embed sql/add_again.sql
+	addAgainSQL string
 	//go:embed sql/claim.sql
 	claimSQL string
 	//go:embed sql/done.sql
@@ -29,6 +33,12 @@ var (
 	retryAllSQL string
 	//go:embed sql/next_due.sql
 	nextDueSQL string
+)
+
+// Both ways to add do the same with what is there already.
+var (
+	addSQL    = addListSQL + addAgainSQL
+	addOneSQL = addPathSQL + addAgainSQL
 )
 
 // A State is where a job stands.
