@@ -53,6 +53,7 @@ var started = time.Now()
 
 // Main acts as the hook, and ends the process.
 func Main() {
+	runtimeStarted()
 	// Nix, or the terminal, may be gone when there is something to say, and a ^C is
 	// for Nix: what was built is worth keeping all the same.
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM)
@@ -61,8 +62,9 @@ func Main() {
 	c := hook.Config{Argv0: os.Args[0], Getenv: os.Getenv}
 	deadline, problems := parseArgs(&c, os.Args[1:])
 	c.Busy = deadline * 6 / 10
+	gaveUp := "gave up after " + deadline.String() + " while "
 	c.Stage = func(stage string) {
-		setLastWords(line(errors.Join(problems, fmt.Errorf("gave up after %v while %s", deadline, stage))))
+		setLastWords(line(errors.Join(problems, errors.New(gaveUp+stage))))
 	}
 	c.Stage("starting")
 	endAfter(deadline - time.Since(started))
