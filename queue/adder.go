@@ -75,6 +75,10 @@ import (
 // reads all of it, and every hook may be the first.
 const maxWAL = 256 << 10
 
+// maxWorkersWAL is the same beside a worker, which leaves less than half of that: it may
+// hang.
+const maxWorkersWAL = 8 << 20
+
 // An Adder is a queue as a hook sees it: something to add to, and nothing else.
 //
 // It speaks to SQLite itself, since every build waits for its hook. The goroutines of
@@ -161,6 +165,9 @@ func (a *Adder) Tidy() error {
 	info, err := os.Stat(a.file + "-wal")
 	if err != nil || info.Size() <= maxWAL {
 		return nil // (ignored) no file is no large file
+	}
+	if alive, _ := workerAlive(a.file); alive && info.Size() <= maxWorkersWAL {
+		return nil // (ignored) who can't tell does it himself
 	}
 	// An automatic checkpoint would not do: that it is done stands in memory which
 	// the last process takes with it, so that the next one would do it again.

@@ -53,6 +53,28 @@ func TestTidyEmptiesALongLogOnly(t *testing.T) {
 	}
 }
 
+// A worker that has much to do lets the log grow for a while, and hooks need not wait for
+// the disk in its place.
+func TestTidyLeavesALongLogToAWorker(t *testing.T) {
+	q := newQueue(t)
+	hook, err := OpenForHook(q.File(), workerBusy)
+	must(t, err)
+	defer hook.Close()
+	lock, err := q.Lock()
+	must(t, err)
+	fill(t, hook)
+	long := logSize(t, q.File())
+	must(t, hook.Tidy())
+	if got := logSize(t, q.File()); got != long {
+		t.Errorf("beside a worker a log of %d bytes has %d, want it left alone", long, got)
+	}
+	must(t, lock.Unlock())
+	must(t, hook.Tidy())
+	if got := logSize(t, q.File()); got != 0 {
+		t.Errorf("without a worker the log has %d bytes, want none", got)
+	}
+}
+
 // Somebody who reads the queue, or writes to it, is no reason to fail.
 func TestTidyGivesUpBesideOthers(t *testing.T) {
 	q := newQueue(t)

@@ -68,6 +68,7 @@ func (q *Queue) Add(ctx context.Context, drv string, paths ...string) error {
 	}
 	_, err = q.db.ExecContext(ctx, addSQL,
 		sql.Named("paths", list), sql.Named("drv", drv), sql.Named("now", time.Now().UnixMilli()))
+	q.wal.written()
 	if err != nil {
 		return fmt.Errorf("add to queue: %w", explain(err))
 	}
@@ -272,5 +273,7 @@ func (q *Queue) transaction(ctx context.Context, f func(*sql.Tx) error) error {
 	if err := f(tx); err != nil {
 		return err
 	}
-	return tx.Commit()
+	err = tx.Commit()
+	q.wal.written()
+	return err
 }

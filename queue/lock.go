@@ -166,8 +166,10 @@ func (l *Lock) Beat() error {
 func (l *Lock) Unlock() error { return l.flock.Close() }
 
 // WorkerAlive tells whether some process holds the queue's lock.
-func (q *Queue) WorkerAlive() (bool, error) {
-	l := flock.New(lockFile(q.file), flock.SetFlag(os.O_RDONLY))
+func (q *Queue) WorkerAlive() (bool, error) { return workerAlive(q.file) }
+
+func workerAlive(file string) (bool, error) {
+	l := flock.New(lockFile(file), flock.SetFlag(os.O_RDONLY))
 	free, err := l.TryRLock()
 	if err != nil {
 		return false, fmt.Errorf("look for the queue's worker: %w", err)
