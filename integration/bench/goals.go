@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 )
 
@@ -25,7 +26,9 @@ func judge(results []result) []goal {
 	nix28 := func(r result) bool { return strings.HasPrefix(r.Version, "2.8.") }
 	return []goal{
 		compare("cold copy by one worker, against nix 2.8", 1, find(results, "cold", is("larder-1")), find(results, "cold", nix28)),
-		compare("hook beside a worker, against /bin/true", 5, find(results, "hook", is("larder")), find(results, "hook", is("true"))),
+		compare("hook beside a worker, against /bin/true", 3.5, find(results, "hook", is("larder")), find(results, "hook", is("true"))),
+		compare(fmt.Sprintf("hook with %d jobs queued, against none", queued), 1.05, find(results, "hook", is("larder-long")), find(results, "hook", is("larder"))),
+		compare(fmt.Sprintf("%d hooks at once on %d cores, against one", crowd, runtime.NumCPU()), crowdLimit(), find(results, "crowd", is("larder")), find(results, "crowd", is("one"))),
 	}
 }
 

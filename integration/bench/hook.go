@@ -3,37 +3,57 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// measureHook measures whole processes: larder-hook, as Nix runs it after a
-// build, beside a worker and without one, and the least that a hook could be. They
-// take turns in blocks, each block ten times in all.
+// measureHook measures whole processes: larder-hook, as Nix runs it after a build,
+// beside a worker, without one, and with many jobs before it, and the least that a hook
+// could be. They take turns in blocks, each block ten times in all. The row crowd is
+// many hooks at once.
 func measureHook(ctx context.Context, cfg config, w *workshop, c *corpus) ([]result, error) {
 	// The store outlives this queue: what keeps its paths alive must not.
 	defer os.RemoveAll("/nix/var/nix/gcroots/larder") // the corpus's store, not the host's
 
-	alive, err := makeQueue(ctx, cfg, w, "alive")
-	if err != nil {
-		return nil, err
-	}
-	stop, err := holdOpen(ctx, cfg, w, alive)
+	alive, stop, err := queueWithWorker(ctx, cfg, w, "alive", 0)
 	if err != nil {
 		return nil, err
 	}
 	defer stop()
+	var results []result
+	if slices.Contains(cfg.Rows, "hook") {
+		if results, err = measureSpawns(ctx, cfg, w, c, alive); err != nil {
+			return nil, err
+		}
+	}
+	if slices.Contains(cfg.Rows, "crowd") {
+		crowd, err := measureCrowd(ctx, cfg, w, c, alive)
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, crowd...)
+	}
+	return results, nil
+}
+
+// measureSpawns measures the row hook. alive is a queue with a worker.
+func measureSpawns(ctx context.Context, cfg config, w *workshop, c *corpus, alive string) ([]result, error) {
 	alone, err := makeQueue(ctx, cfg, w, "alone")
 	if err != nil {
 		return nil, err
 	}
+	long, stop, err := queueWithWorker(ctx, cfg, w, "long", queued)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
 	hook := filepath.Join(cfg.Bin, "larder-hook")
 	link, err := linkLarder(cfg, w)
 	if err != nil {
@@ -44,6 +64,7 @@ func measureHook(ctx context.Context, cfg config, w *workshop, c *corpus) ([]res
 		result      result
 	}{
 		{hook, alive, newResult("hook", contender{Key: "larder", Label: "larder-hook"})},
+		{hook, long, newResult("hook", contender{Key: "larder-long", Label: fmt.Sprintf("larder-hook, %d jobs queued", queued)})},
 		{hook, alone, newResult("hook", contender{Key: "larder-alone", Label: "larder-hook, no worker"})},
 		{link, alive, newResult("hook", contender{Key: "larder-by-name", Label: "larder by that name"})},
 		{"/bin/true", alone, newResult("hook", contender{Key: "true", Label: "/bin/true"})},
@@ -157,50 +178,25 @@ func stopIdle(ctx context.Context, p *os.Process, queue string) error {
 // spawnBlock runs a program n times, once for each build of the corpus from the
 // one numbered first.
 func spawnBlock(ctx context.Context, w *workshop, c *corpus, file, queue string, first, n int) ([]sample, error) {
-	log, err := os.Create(w.path("output"))
+	s, err := newSpawner(w, file)
 	if err != nil {
-		return nil, fmt.Errorf("run %s: %w", file, err)
+		return nil, err
 	}
-	defer log.Close()
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return nil, fmt.Errorf("run %s: %w", file, err)
-	}
-	defer null.Close()
-
+	defer s.close()
 	samples := make([]sample, n)
 	for i := range samples {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		e := c.Entries[(first+i)%len(c.Entries)]
-		attr := &os.ProcAttr{
-			Dir:   w.dir,
-			Env:   env(w.dir, "LARDER_QUEUE="+queue, "DRV_PATH="+e.Deriver, "OUT_PATHS="+e.Path),
-			Files: []*os.File{null, log, log},
-		}
-		// os.StartProcess and not os/exec, whose own work would be half of what
-		// we measure.
 		start := time.Now()
-		p, err := os.StartProcess(file, []string{file}, attr)
+		p, err := s.start(buildEnv(queue, c, first+i)...)
 		if err != nil {
-			return nil, fmt.Errorf("run %s: %w", file, err)
+			return nil, err
 		}
-		state, err := p.Wait()
-		wall := time.Since(start)
-		if err == nil && !state.Success() {
-			err = errors.New(state.String())
+		if samples[i], err = s.wait(p); err != nil {
+			return nil, err
 		}
-		if err != nil {
-			return nil, fmt.Errorf("run %s: %w", file, err)
-		}
-		samples[i] = sampleOf(state)
-		samples[i].Wall = wall
+		samples[i].Wall = time.Since(start)
 	}
-	// A hook exits 0 whatever happens and tells its troubles on stderr. A hook
-	// that gives up early would look fast.
-	if text := said(log); text != "" {
-		return nil, fmt.Errorf("run %s: it says: %s", file, lastLine(text))
-	}
-	return samples, nil
+	return samples, s.check()
 }

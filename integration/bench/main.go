@@ -49,7 +49,7 @@ type config struct {
 }
 
 var (
-	allRows       = []string{"cold", "full", "hook"}
+	allRows       = []string{"cold", "full", "hook", "crowd"}
 	allContenders = []string{"larder", "larder-1", "nix-host", "nix-sid"}
 )
 
@@ -202,7 +202,7 @@ func run(ctx context.Context, cfg config) error {
 		rep.Results = append(rep.Results, results...)
 	}
 	// Who measures Nix alone may not have built the hook.
-	if slices.Contains(cfg.Rows, "hook") && strings.HasPrefix(contenders[0].Key, "larder") {
+	if (slices.Contains(cfg.Rows, "hook") || slices.Contains(cfg.Rows, "crowd")) && strings.HasPrefix(contenders[0].Key, "larder") {
 		results, err := measureHook(ctx, cfg, w, c)
 		if err != nil {
 			return err

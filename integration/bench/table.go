@@ -13,7 +13,7 @@ import (
 // divided by the line's, so below 1 larder needs less.
 func printRow(out io.Writer, row string, results []result) {
 	unit, scale := "s", 1.0
-	if row == "hook" {
+	if row == "hook" || row == "crowd" {
 		unit, scale = "ms", 1e3
 	}
 	fmt.Fprintf(out, "%s; %d runs\n", titles[row], len(results[0].Wall))
