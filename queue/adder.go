@@ -4,6 +4,7 @@ package queue
 // What a hook needs of SQLite. The driver brings SQLite into the program, but keeps
 // its header for itself.
 #define CONFIG_PAGECACHE 7
+#define CONFIG_MEMSTATUS 9
 #define CONFIG_LOOKASIDE 13
 #define OK 0
 #define ROW 100
@@ -18,6 +19,8 @@ int sqlite3_config(int, ...);
 int sqlite3_open_v2(const char *, sqlite3 **, int, const char *);
 int sqlite3_close(sqlite3 *);
 int sqlite3_busy_timeout(sqlite3 *, int);
+int sqlite3_wal_autocheckpoint(sqlite3 *, int);
+int sqlite3_changes(sqlite3 *);
 int sqlite3_prepare_v2(sqlite3 *, const char *, int, sqlite3_stmt **, const char **);
 int sqlite3_bind_text(sqlite3_stmt *, int, const char *, int, void (*)(void *));
 int sqlite3_bind_int64(sqlite3_stmt *, int, long long);
@@ -29,13 +32,18 @@ const char *sqlite3_errmsg(sqlite3 *);
 int sqlite3_system_errno(sqlite3 *);
 
 static int open_database(const char *file, int busy, sqlite3 **db) {
-	// Or SQLite makes room for 20 pages and 120 small things at once, and writes to all
-	// of it: a twentieth of the hook's time. It is refused, and does not matter, where
-	// SQLite is in use.
+	// Or SQLite makes room for 20 pages and 120 small things at once, writes to all of
+	// it, and counts what it uses: a twentieth of the hook's time. These are refused, and
+	// do not matter, where SQLite is in use.
 	sqlite3_config(CONFIG_PAGECACHE, (void *)0, 0, 0);
 	sqlite3_config(CONFIG_LOOKASIDE, 1200, 12);
+	sqlite3_config(CONFIG_MEMSTATUS, 0);
 	int rc = sqlite3_open_v2(file, db, OPEN_READWRITE | OPEN_NOMUTEX | OPEN_EXRESCODE, 0);
-	return rc == OK ? sqlite3_busy_timeout(*db, busy) : rc;
+	if (rc == OK)
+		rc = sqlite3_busy_timeout(*db, busy);
+	if (rc == OK) // the WAL is the worker's to look after, or Tidy's
+		rc = sqlite3_wal_autocheckpoint(*db, 0);
+	return rc;
 }
 
 // run runs one statement, and gives the number in its first row, if it has any.
@@ -82,11 +90,12 @@ const maxWorkersWAL = 8 << 20
 // An Adder is a queue as a hook sees it: something to add to, and nothing else.
 //
 // It speaks to SQLite itself, since every build waits for its hook. The goroutines of
-// database/sql would make the runtime start threads, and the driver does in a dozen
-// statements what an Adder does in six. It is not safe for use by several goroutines.
+// database/sql would make the runtime start threads, and the driver does twice as much
+// before it begins. It is not safe for use by several goroutines.
 type Adder struct {
-	file string
-	db   *C.sqlite3
+	file             string
+	db               *C.sqlite3
+	addNew, addAgain *C.sqlite3_stmt
 }
 
 // OpenForHook opens an existing queue to add to it. Every wait for other processes
@@ -106,12 +115,8 @@ func OpenForHook(file string, busy time.Duration) (*Adder, error) {
 }
 
 func (a *Adder) prepare() error {
-	// In WAL mode a commit does not wait for the disk then. And the WAL is the worker's
-	// to look after, or Tidy's.
-	for _, pragma := range []string{"pragma synchronous = normal", "pragma wal_autocheckpoint = 0"} {
-		if _, err := a.run(pragma); err != nil {
-			return err
-		}
+	if _, err := a.run("pragma synchronous = normal"); err != nil { // in WAL mode: a commit does not wait for the disk
+		return err
 	}
 	version, err := a.run("pragma user_version")
 	if err != nil {
@@ -133,30 +138,41 @@ func (a *Adder) Add(drv string, paths ...string) error {
 }
 
 func (a *Adder) add(drv string, paths []string) error {
-	var stmt *C.sqlite3_stmt
-	if err := a.check(C.sqlite3_prepare_v2(a.db, text(addOneSQL), C.int(len(addOneSQL)), &stmt, nil)); err != nil {
+	if len(paths) == 1 { // a transaction of its own
+		return a.addOne(drv, paths[0])
+	}
+	if _, err := a.run("begin immediate"); err != nil {
 		return err
 	}
-	defer C.sqlite3_finalize(stmt)
-	if len(paths) != 1 { // one statement is a transaction of its own
-		if _, err := a.run("begin immediate"); err != nil {
-			return err
-		}
-	}
-	now := C.longlong(time.Now().UnixMilli())
 	for _, path := range paths {
-		if err := a.check(C.add(stmt, text(path), C.int(len(path)), text(drv), C.int(len(drv)), now)); err != nil {
-			if len(paths) != 1 {
-				_, _ = a.run("rollback") // (ignored) SQLite may have done so already
-			}
+		if err := a.addOne(drv, path); err != nil {
+			_, _ = a.run("rollback") // (ignored) SQLite may have done so already
 			return err
 		}
-	}
-	if len(paths) == 1 {
-		return nil
 	}
 	_, err := a.run("commit")
 	return err
+}
+
+// addOne adds a path. Mostly there is none like it, and what SQLite prepares for one
+// would be noticed.
+func (a *Adder) addOne(drv, path string) (err error) {
+	if a.addNew, err = a.exec(a.addNew, addNewSQL, drv, path); err != nil || C.sqlite3_changes(a.db) > 0 {
+		return err
+	}
+	a.addAgain, err = a.exec(a.addAgain, addOneSQL, drv, path)
+	return err
+}
+
+// exec runs a statement that adds, prepares it if it is nil, and returns it.
+func (a *Adder) exec(stmt *C.sqlite3_stmt, sql, drv, path string) (*C.sqlite3_stmt, error) {
+	if stmt == nil {
+		if err := a.check(C.sqlite3_prepare_v2(a.db, text(sql), C.int(len(sql)), &stmt, nil)); err != nil {
+			return nil, err
+		}
+	}
+	now := C.longlong(time.Now().UnixMilli())
+	return stmt, a.check(C.add(stmt, text(path), C.int(len(path)), text(drv), C.int(len(drv)), now))
 }
 
 // Tidy empties the WAL if it has grown large. Hooks call it when all else is done:
@@ -178,7 +194,12 @@ func (a *Adder) Tidy() error {
 }
 
 // Close closes the queue.
-func (a *Adder) Close() error { return a.check(C.sqlite3_close(a.db)) }
+func (a *Adder) Close() error {
+	C.sqlite3_finalize(a.addNew)
+	C.sqlite3_finalize(a.addAgain)
+	a.addNew, a.addAgain = nil, nil
+	return a.check(C.sqlite3_close(a.db))
+}
 
 // run runs a statement, and returns the number that it answers, or 0.
 func (a *Adder) run(statement string) (int64, error) {

@@ -114,3 +114,24 @@ func sum(t *testing.T, file string) [32]byte {
 	must(t, err)
 	return sha256.Sum256(data)
 }
+
+func TestHookMakesDueWhatIsThere(t *testing.T) {
+	q := newQueue(t)
+	add(t, q, paths("job", 2)...)
+	job, err := q.Claim(t.Context())
+	must(t, err)
+	must(t, q.Fail(t.Context(), job, time.Now().Add(time.Hour), nil))
+	hook, err := OpenForHook(q.File(), workerBusy)
+	must(t, err)
+	defer hook.Close()
+	must(t, hook.Add("x.drv", job.Path, path("new")))
+	must(t, hook.Add("", job.Path))
+	row, err := q.Find(t.Context(), job.Path)
+	must(t, err)
+	if row.Due.After(time.Now()) || row.Drv != "x.drv" || row.Attempts != 1 {
+		t.Errorf("row is %+v, want it due, with the derivation and the attempt", row)
+	}
+	if got := len(rows(t, q)); got != 3 {
+		t.Errorf("%d rows, want 3", got)
+	}
+}

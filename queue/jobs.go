@@ -39,6 +39,7 @@ var (
 var (
 	addSQL    = addListSQL + addAgainSQL
 	addOneSQL = addPathSQL + addAgainSQL
+	addNewSQL = addPathSQL + "on conflict (path) do nothing"
 )
 
 // A State is where a job stands.

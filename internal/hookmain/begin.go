@@ -9,9 +9,11 @@ import "runtime"
 // has that name.
 func Called() bool { return C.is_hook != 0 }
 
-// runtimeStarted ends what was done to have the Go runtime start faster. From here on
-// the goroutine has its thread for itself: others are not as free.
-func runtimeStarted() {
-	runtime.LockOSThread()
-	C.runtime_started()
+// What was done to have the Go runtime start faster ends here, on the thread on which the
+// program began, and on which main then stays: the runtime's others are not as free.
+func init() {
+	if Called() {
+		runtime.LockOSThread()
+		C.runtime_started()
+	}
 }

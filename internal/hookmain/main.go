@@ -53,7 +53,6 @@ var started = time.Now()
 
 // Main acts as the hook, and ends the process.
 func Main() {
-	runtimeStarted()
 	// Nix, or the terminal, may be gone when there is something to say, and a ^C is
 	// for Nix: what was built is worth keeping all the same.
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM)
