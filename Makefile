@@ -40,7 +40,7 @@ check-darwin: ## type-check everything but integration for macOS
 
 bench: build nix-roots ## measure, side by side with nix copy (minutes)
 	go run ./integration/bench
-	go test -run '^$$' -bench . -tags '$(TAGS)' ./watcher
+	go test -run '^$$' -bench . -tags '$(TAGS)' ./watcher ./queue
 
 bench-quick: build nix-roots ## the same with a smaller corpus
 	go run ./integration/bench --quick
