@@ -25,6 +25,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -34,6 +35,7 @@ import (
 
 	"github.com/nix-larder/larder/internal/gcroot"
 	"github.com/nix-larder/larder/internal/nixstore"
+	"github.com/nix-larder/larder/internal/plainfile"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -107,18 +109,18 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err := becomeOwner(id); err != nil {
 		return errors.Join(problems, err)
 	}
-	q, err := queue.OpenForHook(ctx, file, c.Busy)
+	q, err := queue.OpenForHook(file, c.Busy)
 	if err != nil {
 		return errors.Join(problems, err)
 	}
 	// The process ends without closing the queue: see OpenForHook.
-	if err := q.Add(ctx, build.drv, all...); err != nil {
+	if err := q.Add(build.drv, all...); err != nil {
 		return errors.Join(problems, err)
 	}
 	c.stage("making roots")
 	problems = errors.Join(problems, r.again(all))
 	c.stage("emptying the queue's log")
-	return errors.Join(problems, q.Tidy(ctx))
+	return errors.Join(problems, q.Tidy())
 }
 
 func (c Config) stage(s string) {
@@ -188,10 +190,15 @@ func (c Config) queueBeside() (string, error) {
 		return "", nil
 	}
 	name := c.Argv0 + ".queue"
-	text, err := os.ReadFile(name)
+	f, err := plainfile.Open(name, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(f)
 	if err != nil {
 		return "", err
 	}

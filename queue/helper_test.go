@@ -63,11 +63,11 @@ func classify(err error) string {
 
 // verbAdd adds a path as a hook does.
 func verbAdd(file string) error {
-	q, err := OpenForHook(background, file, 5*time.Second)
+	q, err := OpenForHook(file, 5*time.Second)
 	if err != nil {
 		return err
 	}
-	return q.Add(background, "", path(fmt.Sprint("process-", os.Getpid())))
+	return q.Add("", path(fmt.Sprint("process-", os.Getpid())))
 }
 
 // verbClaim claims all that is due and prints it.

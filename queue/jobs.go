@@ -12,7 +12,11 @@ import (
 
 var (
 	//go:embed sql/add.sql
-	addSQL string
+	addListSQL string
+	//go:embed sql/add_one.sql
+	addPathSQL string
+	//go:embed sql/add_again.sql
+	addAgainSQL string
 	//go:embed sql/claim.sql
 	claimSQL string
 	//go:embed sql/done.sql
@@ -29,6 +33,13 @@ var (
 	retryAllSQL string
 	//go:embed sql/next_due.sql
 	nextDueSQL string
+)
+
+// Both ways to add do the same with what is there already.
+var (
+	addSQL    = addListSQL + addAgainSQL
+	addOneSQL = addPathSQL + addAgainSQL
+	addNewSQL = addPathSQL + "on conflict (path) do nothing"
 )
 
 // A State is where a job stands.
@@ -58,6 +69,7 @@ func (q *Queue) Add(ctx context.Context, drv string, paths ...string) error {
 	}
 	_, err = q.db.ExecContext(ctx, addSQL,
 		sql.Named("paths", list), sql.Named("drv", drv), sql.Named("now", time.Now().UnixMilli()))
+	q.wal.written()
 	if err != nil {
 		return fmt.Errorf("add to queue: %w", explain(err))
 	}
@@ -262,5 +274,7 @@ func (q *Queue) transaction(ctx context.Context, f func(*sql.Tx) error) error {
 	if err := f(tx); err != nil {
 		return err
 	}
-	return tx.Commit()
+	err = tx.Commit()
+	q.wal.written()
+	return err
 }

@@ -92,11 +92,11 @@ func TestAddIsAllOrNothing(t *testing.T) {
 
 func TestAddingNothingIsNothing(t *testing.T) {
 	q := newQueue(t)
-	hook, err := OpenForHook(t.Context(), q.File(), time.Second)
+	hook, err := OpenForHook(q.File(), time.Second)
 	must(t, err)
 	defer hook.Close()
 	must(t, q.Add(t.Context(), ""))
-	must(t, hook.Add(t.Context(), ""))
+	must(t, hook.Add(""))
 	if got := len(rows(t, q)); got != 0 {
 		t.Errorf("%d rows, want none", got)
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+
+	"github.com/nix-larder/larder/internal/plainfile"
 )
 
 // An Identity is what can be known of a queue without its database, which may
@@ -48,7 +50,7 @@ func lockFile(file string) string { return file + "-lock" }
 func Identify(file string) (Identity, error) {
 	// The hook does this as root in a directory that may be a user's: neither a
 	// link nor a pipe planted there may lead it astray.
-	f, err := os.OpenFile(lockFile(file), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	f, err := plainfile.Open(lockFile(file), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK)
 	if err != nil {
 		return Identity{}, fmt.Errorf("identify queue: %w", err)
 	}
@@ -164,8 +166,10 @@ func (l *Lock) Beat() error {
 func (l *Lock) Unlock() error { return l.flock.Close() }
 
 // WorkerAlive tells whether some process holds the queue's lock.
-func (q *Queue) WorkerAlive() (bool, error) {
-	l := flock.New(lockFile(q.file), flock.SetFlag(os.O_RDONLY))
+func (q *Queue) WorkerAlive() (bool, error) { return workerAlive(q.file) }
+
+func workerAlive(file string) (bool, error) {
+	l := flock.New(lockFile(file), flock.SetFlag(os.O_RDONLY))
 	free, err := l.TryRLock()
 	if err != nil {
 		return false, fmt.Errorf("look for the queue's worker: %w", err)

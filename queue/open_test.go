@@ -18,7 +18,7 @@ var openers = map[string]func(file string) error{
 	"Create": func(file string) error { return closing(Create(background, file)) },
 	"Open":   func(file string) error { return closing(Open(background, file)) },
 	"OpenForHook": func(file string) error {
-		return closing(OpenForHook(background, file, 100*time.Millisecond))
+		return closing(OpenForHook(file, 100*time.Millisecond))
 	},
 }
 
@@ -43,9 +43,9 @@ func TestNameMayBeAnything(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			hook, err := OpenForHook(t.Context(), file, time.Second)
+			hook, err := OpenForHook(file, time.Second)
 			must(t, err)
-			must(t, hook.Add(t.Context(), "", path("y")))
+			must(t, hook.Add("", path("y")))
 			must(t, hook.Close())
 			if got := len(rows(t, create(t, file))); got != 2 {
 				t.Errorf("%d rows, want 2", got)
@@ -191,12 +191,12 @@ func useAsWorker(t *testing.T, file string) error {
 }
 
 func useAsHook(t *testing.T, file string) error {
-	q, err := OpenForHook(t.Context(), file, 100*time.Millisecond)
+	q, err := OpenForHook(file, 100*time.Millisecond)
 	if err != nil {
 		return err
 	}
 	defer q.Close()
-	return q.Add(t.Context(), "", paths("more", 500)...)
+	return q.Add("", paths("more", 500)...)
 }
 
 func TestLockedQueueEndsTheHooksPatience(t *testing.T) {
@@ -204,11 +204,11 @@ func TestLockedQueueEndsTheHooksPatience(t *testing.T) {
 	tx, err := raw(t, q.File()).Begin()
 	must(t, err)
 	defer tx.Rollback()
-	hook, err := OpenForHook(t.Context(), q.File(), 50*time.Millisecond)
+	hook, err := OpenForHook(q.File(), 50*time.Millisecond)
 	must(t, err)
 	defer hook.Close()
 	begin := time.Now()
-	wantText(t, hook.Add(t.Context(), "", path("x")), "add to queue: database is locked")
+	wantText(t, hook.Add("", path("x")), "add to queue: database is locked")
 	if d := time.Since(begin); d < 40*time.Millisecond || d > 2*time.Second {
 		t.Errorf("Add gave up after %v, want 50ms", d)
 	}

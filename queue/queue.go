@@ -72,10 +72,6 @@ const (
 
 	// Small pages: a hook changes a few, and writes each as a whole into the WAL.
 	pageSize = 1024
-
-	// The worker copies the WAL back into the database when it has this many pages,
-	// so that hooks need not.
-	checkpoint = 64
 )
 
 // A Queue is an open queue. It is safe for use by several goroutines.
@@ -83,6 +79,7 @@ type Queue struct {
 	file string
 	db   *sql.DB
 	id   Identity
+	wal  *checkpointer
 }
 
 // Create opens the queue in file for a worker, and makes it, and the directory
@@ -126,7 +123,7 @@ func open(ctx context.Context, file, mode string) (*Queue, error) {
 			return nil, openError(file, err)
 		}
 	}
-	db, err := connect(file, mode)
+	db, err := connect(file, mode, muchWAL)
 	if err != nil {
 		return nil, openError(file, err)
 	}
@@ -135,6 +132,7 @@ func open(ctx context.Context, file, mode string) (*Queue, error) {
 		db.Close()
 		return nil, openError(file, err)
 	}
+	q.wal = startCheckpointer(file)
 	return q, nil
 }
 
@@ -182,7 +180,9 @@ func dataSource(file, mode string, busy time.Duration) string {
 	return dsn.String()
 }
 
-func connect(file, mode string) (*sql.DB, error) {
+// connect opens the database. A transaction that leaves so many pages in the WAL copies
+// them back, or none does if that is 0.
+func connect(file, mode string, autocheckpoint int) (*sql.DB, error) {
 	db, err := sql.Open("sqlite3", dataSource(file, mode, workerBusy))
 	if err != nil {
 		return nil, err
@@ -192,7 +192,7 @@ func connect(file, mode string) (*sql.DB, error) {
 	db.SetMaxOpenConns(1)
 	// With a limit of 0 the WAL's file is as small as what is in it, so that hooks
 	// see by its size whether there is a worker that looks after it.
-	pragmas := fmt.Sprintf("pragma wal_autocheckpoint = %d; pragma journal_size_limit = 0", checkpoint)
+	pragmas := fmt.Sprintf("pragma wal_autocheckpoint = %d; pragma journal_size_limit = 0", autocheckpoint)
 	if _, err := db.Exec(pragmas); err != nil {
 		db.Close()
 		return nil, err
@@ -201,7 +201,10 @@ func connect(file, mode string) (*sql.DB, error) {
 }
 
 // Close closes the queue.
-func (q *Queue) Close() error { return q.db.Close() }
+func (q *Queue) Close() error {
+	q.wal.stop()
+	return q.db.Close()
+}
 
 // File returns the absolute name of the queue's database.
 func (q *Queue) File() string { return q.file }
@@ -267,7 +270,7 @@ func explain(err error) error {
 func (q *Queue) Remove() error {
 	// The database first: SQLite writes what is in the log into it, and waits for the
 	// disk, when the last connection is closed, unless there is none any more.
-	errs := []error{os.Remove(q.file), q.db.Close()}
+	errs := []error{os.Remove(q.file), q.Close()}
 	for _, suffix := range []string{"-wal", "-shm", "-lock"} {
 		errs = append(errs, os.Remove(q.file+suffix))
 	}

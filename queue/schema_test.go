@@ -183,3 +183,9 @@ func plan(t *testing.T, db *sql.DB, statement string) (steps []string) {
 	must(t, rows.Err())
 	return steps
 }
+
+func TestNewestIsTheNumberOfSchemaFiles(t *testing.T) {
+	if got := len(schema()); got != newest {
+		t.Errorf("%d files in sql/schema, want %d", got, newest)
+	}
+}

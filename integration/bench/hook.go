@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,24 +20,26 @@ var hookRow = row{
 	Measure: measureHook,
 	Goals: []goal{
 		{What: "wall beside a worker, against /bin/true", Limit: 3.5, Is: ratioOf(medianWall, "larder", "true", "")},
+		{What: fmt.Sprintf("wall with %d jobs queued, against none", queued), Limit: 1.05, Is: ratioOf(medianWall, "larder-long", "larder", "")},
 	},
 }
 
-// measureHook measures whole processes: larder-hook, as Nix runs it after a
-// build, beside a worker and without one, and the least that a hook could be. They
-// take turns in blocks, each block ten times in all.
+// measureHook measures whole processes: larder-hook, as Nix runs it after a build,
+// beside a worker, without one, and with many jobs before it, and the least that a hook
+// could be. They take turns in blocks, each block ten times in all.
 func measureHook(ctx context.Context, b *bench) ([]result, error) {
 	if !b.hasLarder() {
 		return nil, nil
 	}
-	// The store outlives this queue: what keeps its paths alive must not.
-	defer os.RemoveAll("/nix/var/nix/gcroots/larder") // the corpus's store, not the host's
+	// The store outlives these queues: what keeps its paths alive must not.
+	defer os.RemoveAll(corpusRoots)
 
-	alive, err := makeQueue(ctx, b, "alive", b.w.path("alive-cache"))
+	alive, stop, err := queueWithWorker(ctx, b, "alive", 0)
 	if err != nil {
 		return nil, err
 	}
-	stop, err := holdOpen(ctx, b, alive)
+	defer stop()
+	long, stop, err := queueWithWorker(ctx, b, "long", queued)
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +58,7 @@ func measureHook(ctx context.Context, b *bench) ([]result, error) {
 		result      result
 	}{
 		{hook, alive, newResult(contender{Key: "larder", Label: "larder-hook"})},
+		{hook, long, newResult(contender{Key: "larder-long", Label: fmt.Sprintf("larder-hook, %d jobs queued", queued)})},
 		{hook, alone, newResult(contender{Key: "larder-alone", Label: "larder-hook, no worker"})},
 		{link, alive, newResult(contender{Key: "larder-by-name", Label: "larder by that name"})},
 		{"/bin/true", alone, newResult(contender{Key: "true", Label: "/bin/true"})},
@@ -179,51 +181,25 @@ func stopIdle(ctx context.Context, p *os.Process, queue string) error {
 // spawnBlock runs a program n times, once for each build of the corpus from the
 // one numbered first.
 func spawnBlock(ctx context.Context, b *bench, file, queue string, first, n int) ([]sample, error) {
-	entries := b.corpus.Entries
-	log, err := os.Create(b.w.path("output"))
+	s, err := newSpawner(b.w, file)
 	if err != nil {
-		return nil, fmt.Errorf("run %s: %w", file, err)
+		return nil, err
 	}
-	defer log.Close()
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return nil, fmt.Errorf("run %s: %w", file, err)
-	}
-	defer null.Close()
-
+	defer s.close()
 	samples := make([]sample, n)
 	for i := range samples {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		e := entries[(first+i)%len(entries)]
-		attr := &os.ProcAttr{
-			Dir:   b.w.dir,
-			Env:   env(b.w.dir, "LARDER_QUEUE="+queue, "DRV_PATH="+e.Deriver, "OUT_PATHS="+e.Path),
-			Files: []*os.File{null, log, log},
-		}
-		// os.StartProcess and not os/exec, whose own work would be half of what
-		// we measure.
 		start := time.Now()
-		p, err := os.StartProcess(file, []string{file}, attr)
+		p, err := s.start(buildEnv(queue, b.corpus, first+i)...)
 		if err != nil {
-			return nil, fmt.Errorf("run %s: %w", file, err)
+			return nil, err
 		}
-		state, err := p.Wait()
-		wall := time.Since(start)
-		if err == nil && !state.Success() {
-			err = errors.New(state.String())
+		if samples[i], err = s.wait(p); err != nil {
+			return nil, err
 		}
-		if err != nil {
-			return nil, fmt.Errorf("run %s: %w", file, err)
-		}
-		samples[i] = sampleOf(state)
-		samples[i].Wall = wall
+		samples[i].Wall = time.Since(start)
 	}
-	// A hook exits 0 whatever happens and tells its troubles on stderr. A hook
-	// that gives up early would look fast.
-	if text := said(log); text != "" {
-		return nil, fmt.Errorf("run %s: it says: %s", file, lastLine(text))
-	}
-	return samples, nil
+	return samples, s.check()
 }

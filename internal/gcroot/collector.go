@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/nix-larder/larder/internal/plainfile"
 )
 
 // TellCollector tells Nix's garbage collector, if one is running, of store paths
@@ -29,7 +31,7 @@ func TellCollector(stateDir string, patience time.Duration, paths ...string) err
 
 // collecting tells whether a collector may be running: it holds gc.lock.
 func collecting(stateDir string) (bool, error) {
-	f, err := os.Open(filepath.Join(stateDir, "gc.lock"))
+	f, err := plainfile.Open(filepath.Join(stateDir, "gc.lock"), os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

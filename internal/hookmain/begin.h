@@ -7,3 +7,7 @@ void chain(const char *name);
 
 // tell_chain says for how long the child may take from now on.
 void tell_chain(long usec);
+
+// runtime_started makes the calling thread as free as Nix made it: while the Go runtime
+// started it had one CPU, as the runtime's own threads still have, and no files.
+void runtime_started(void);

@@ -61,8 +61,9 @@ func Main() {
 	c := hook.Config{Argv0: os.Args[0], Getenv: os.Getenv}
 	deadline, problems := parseArgs(&c, os.Args[1:])
 	c.Busy = deadline * 6 / 10
+	gaveUp := "gave up after " + deadline.String() + " while "
 	c.Stage = func(stage string) {
-		setLastWords(line(errors.Join(problems, fmt.Errorf("gave up after %v while %s", deadline, stage))))
+		setLastWords(line(errors.Join(problems, errors.New(gaveUp+stage))))
 	}
 	c.Stage("starting")
 	endAfter(deadline - time.Since(started))

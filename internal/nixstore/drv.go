@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"github.com/nix-larder/larder/internal/plainfile"
 )
 
 // DrvOutputs returns the paths of all outputs that a derivation's file names. It
@@ -15,7 +17,7 @@ import (
 // The error says that the file does not tell: it is not there, as for builds on
 // behalf of other machines, or the paths depend on the outputs' contents.
 func (d Dirs) DrvOutputs(drv string) ([]string, error) {
-	f, err := os.Open(drv)
+	f, err := plainfile.Open(drv, os.O_RDONLY)
 	if err != nil {
 		return nil, fmt.Errorf("read derivation: %w", err)
 	}

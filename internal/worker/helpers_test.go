@@ -102,9 +102,9 @@ func (r *rig) add(ns ...int) {
 	r.t.Helper()
 	for _, n := range ns {
 		must(r.t, r.Roots.Protect(r.t.Context(), path(n)))
-		hook, err := queue.OpenForHook(r.t.Context(), r.Queue.File(), 10*time.Second)
+		hook, err := queue.OpenForHook(r.Queue.File(), 10*time.Second)
 		must(r.t, err)
-		must(r.t, hook.Add(r.t.Context(), "", path(n)))
+		must(r.t, hook.Add("", path(n)))
 		must(r.t, hook.Close())
 	}
 }
