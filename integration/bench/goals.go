@@ -23,9 +23,11 @@ func judge(results []result) []goal {
 	// The goal names a version of Nix: another one is not judged by it. That
 	// version copies one path at a time, hence the one worker.
 	nix28 := func(r result) bool { return strings.HasPrefix(r.Version, "2.8.") }
+	nix234 := func(r result) bool { return strings.HasPrefix(r.Version, "2.34.") }
 	return []goal{
 		compare("cold copy by one worker, against nix 2.8", 1, find(results, "cold", is("larder-1")), find(results, "cold", nix28)),
 		compare("hook beside a worker, against /bin/true", 5, find(results, "hook", is("larder")), find(results, "hook", is("true"))),
+		compare("20,000 small paths, against nix 2.34", 0.5, find(results, "small", is("larder")), find(results, "small", nix234)),
 	}
 }
 

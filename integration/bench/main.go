@@ -49,7 +49,7 @@ type config struct {
 }
 
 var (
-	allRows       = []string{"cold", "full", "hook"}
+	allRows       = []string{"cold", "full", "small", "hook"}
 	allContenders = []string{"larder", "larder-1", "nix-host", "nix-sid"}
 )
 
@@ -196,6 +196,13 @@ func run(ctx context.Context, cfg config) error {
 	rep := newReport(cfg, c, skipped)
 	if slices.Contains(cfg.Rows, "cold") || slices.Contains(cfg.Rows, "full") {
 		results, err := measureCopies(ctx, cfg, w, c, contenders)
+		if err != nil {
+			return err
+		}
+		rep.Results = append(rep.Results, results...)
+	}
+	if slices.Contains(cfg.Rows, "small") {
+		results, err := measureSmall(ctx, cfg, w, contenders)
 		if err != nil {
 			return err
 		}
