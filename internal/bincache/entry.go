@@ -157,5 +157,6 @@ func (c *Cache) TempText(text []byte) (*Temp, error) {
 		t.Discard()
 		return nil, err
 	}
+	t.StartSync()
 	return t, nil
 }
