@@ -293,7 +293,7 @@ func (w *Writer) finish(e *entry, err error) {
 			w.narBytes += e.dump.narInfo.NarSize
 		}
 	} else if e.dump != nil {
-		e.dump.file.Discard()
+		e.dump.discard()
 	}
 	for _, c := range e.calls {
 		if err != nil {

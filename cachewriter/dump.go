@@ -17,23 +17,34 @@ import (
 	"github.com/nix-larder/larder/internal/nixstore"
 )
 
-// A dump is a NAR in an unfinished file of the cache.
+// A dump is a NAR, and the narinfo that will be published with it, in unfinished
+// files of the cache.
 type dump struct {
-	file    *bincache.Temp
-	narInfo *bincache.NarInfo // what will be published with it
+	narInfo  *bincache.NarInfo
+	nar      *bincache.Temp
+	infoFile *bincache.Temp
 
 	// The publisher's:
-	published bool  // it is in place
-	lost      error // what Sync said
+	narPublished, infoPublished bool  // they are in place
+	lost                        error // what Sync said
 }
 
-// sync makes the NAR durable. After an error it can't be any more: Linux tells of
-// writes that were lost once, and the next fsync succeeds.
+// sync makes both files durable. After an error they can't be any more: Linux tells
+// of writes that were lost once, and the next fsync succeeds.
 func (d *dump) sync() error {
-	if d.lost == nil {
-		d.lost = d.file.Sync()
+	if d.lost == nil && !d.narPublished {
+		d.lost = d.nar.Sync()
+	}
+	if d.lost == nil && !d.infoPublished {
+		d.lost = d.infoFile.Sync()
 	}
 	return d.lost
+}
+
+// discard removes what is not published.
+func (d *dump) discard() {
+	d.nar.Discard()
+	d.infoFile.Discard()
 }
 
 // A dumper dumps one path after the other, with the same buffers. While there is
@@ -146,7 +157,7 @@ func (w *Writer) dumped(e *entry, d *dump, err error) {
 	case err != nil:
 		w.finish(e, fmt.Errorf("copy %s: %w", e.info.Path, err))
 	case e.finished:
-		d.file.Discard()
+		d.discard()
 	default:
 		e.dump = d
 		w.makeReady(e)
@@ -182,12 +193,18 @@ func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
 	default:
 		err = w.sign(n)
 	}
+	var infoFile *bincache.Temp
+	if err == nil {
+		file.StartSync()
+		infoFile, err = w.cache.TempNarInfo(n)
+		err = cacheError(err)
+	}
 	if err != nil {
 		d.compress.Reset(nil) // others need not go on with it
 		file.Discard()
 		return nil, err
 	}
-	return &dump{file: file, narInfo: n}, nil
+	return &dump{narInfo: n, nar: file, infoFile: infoFile}, nil
 }
 
 func (w *Writer) narInfo(info *nixstore.Info, narHash hash.Hash, narSize int64, file *hashedFile) *bincache.NarInfo {

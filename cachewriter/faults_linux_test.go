@@ -185,13 +185,16 @@ func TestNothingIsPublishedThatIsNotDurable(t *testing.T) {
 // TestLostWritesStayLost has a disk that reports lost writes once, as Linux does.
 func TestLostWritesStayLost(t *testing.T) {
 	f := newFixture(t)
-	file, err := f.cache.CreateTemp()
-	must(t, err)
-	defer file.Discard()
-	d := &dump{file: file, narInfo: &bincache.NarInfo{URL: "nar/x"}, lost: syscall.EIO}
+	file := func() *bincache.Temp {
+		file, err := f.cache.CreateTemp()
+		must(t, err)
+		t.Cleanup(file.Discard)
+		return file
+	}
+	d := &dump{nar: file(), infoFile: file(), narInfo: &bincache.NarInfo{URL: "nar/x"}, lost: syscall.EIO}
 	w := f.writer(t, Options{})
 	for range 2 {
-		if err := w.publish([]*entry{{dump: d}}); !errors.Is(err, syscall.EIO) {
+		if err := w.publish([]*entry{{dump: d, info: &nixstore.Info{Path: f.nix.Dir + "/x"}}}); !errors.Is(err, syscall.EIO) {
 			t.Errorf("publish: %v, want %v", err, syscall.EIO)
 		}
 	}

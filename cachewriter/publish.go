@@ -94,48 +94,32 @@ func (w *Writer) publish(batch []*entry) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	var nars []*dump
-	for _, e := range batch {
-		if !e.dump.published {
-			nars = append(nars, e.dump)
-		}
-	}
-	if err := bincache.EachOf(nars, (*dump).sync); err != nil {
+	// Both files of all entries, before any of them has its name: the fewer the
+	// times, the fewer the commits of the file system's journal to wait for.
+	if err := bincache.EachOf(batch, func(e *entry) error { return e.dump.sync() }); err != nil {
 		return err
 	}
-	for _, d := range nars {
-		if err := w.cache.PublishNar(d.file, d.narInfo.URL); err != nil {
-			return err
+	for _, e := range batch {
+		if d := e.dump; !d.narPublished {
+			if err := w.cache.PublishNar(d.nar, d.narInfo.URL); err != nil {
+				return err
+			}
+			d.narPublished = true
 		}
-		d.published = true
 	}
 	if err := w.cache.SyncDir("nar"); err != nil {
 		return err
 	}
-
-	temps := make([]*bincache.Temp, len(batch))
-	defer func() {
-		for _, t := range temps {
-			if t != nil {
-				t.Discard()
+	// From here on every NAR is durable, and has its name.
+	for _, e := range batch {
+		if d := e.dump; !d.infoPublished {
+			published, err := w.cache.PublishNarInfo(w.ctx, d.infoFile, e.info.Path)
+			if err != nil {
+				return err
 			}
+			d.infoPublished = true
+			e.ours = published
 		}
-	}()
-	for i, e := range batch {
-		var err error
-		if temps[i], err = w.cache.TempNarInfo(e.dump.narInfo); err != nil {
-			return err
-		}
-	}
-	if err := bincache.EachOf(temps, (*bincache.Temp).Sync); err != nil {
-		return err
-	}
-	for i, e := range batch {
-		published, err := w.cache.PublishNarInfo(w.ctx, temps[i], e.info.Path)
-		if err != nil {
-			return err
-		}
-		e.ours = e.ours || published
 	}
 	if err := w.cache.SyncDir("."); err != nil {
 		return err

@@ -81,6 +81,7 @@ type Cache struct {
 	fileMode fs.FileMode
 	info     fs.FileInfo // of nix-cache-info when the cache was opened
 	readOnly bool
+	held     heldDirs
 }
 
 // Options say how a cache is made. Opening one that is there does not need them.
@@ -152,6 +153,7 @@ func create(path, storeDir string, o Options) error {
 	}
 
 	c := &Cache{root: root, path: path, fileMode: o.Mode}
+	defer c.held.close()
 	if err := c.makeDirs(); err != nil {
 		return err
 	}
@@ -337,7 +339,10 @@ func (c *Cache) Identity() string {
 }
 
 // Close closes the cache.
-func (c *Cache) Close() error { return c.root.Close() }
+func (c *Cache) Close() error {
+	c.held.close()
+	return c.root.Close()
+}
 
 // Path returns the directory.
 func (c *Cache) Path() string { return c.path }

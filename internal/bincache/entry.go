@@ -153,5 +153,6 @@ func (c *Cache) TempText(text []byte) (*Temp, error) {
 		t.Discard()
 		return nil, err
 	}
+	t.StartSync()
 	return t, nil
 }

@@ -2,11 +2,13 @@ package bincache
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -16,12 +18,17 @@ import (
 const syncs = 16
 
 // EachOf does something to all of a batch, several at a time, which makes syncs
-// cheaper.
+// cheaper. It returns the first error, when all is done.
 func EachOf[T any](batch []T, do func(T) error) error {
 	var g errgroup.Group
-	g.SetLimit(syncs)
-	for _, x := range batch {
-		g.Go(func() error { return do(x) })
+	var next atomic.Int64
+	for range min(syncs, len(batch)) {
+		g.Go(func() (err error) {
+			for i := next.Add(1) - 1; i < int64(len(batch)); i = next.Add(1) - 1 {
+				err = cmp.Or(err, do(batch[i]))
+			}
+			return err
+		})
 	}
 	return g.Wait()
 }

@@ -290,9 +290,11 @@ func (w *worker) timer(ctx context.Context) *time.Timer {
 	wait := w.Poll
 	if pause := time.Until(w.paused); pause > 0 {
 		wait = min(wait, pause)
-	} else if due, ok, err := w.Queue.NextDue(ctx); err == nil && ok && w.running < w.Jobs {
-		wait = min(wait, max(0, time.Until(due)))
-	} // (ignored) an error shows in the next round
+	} else if w.running < w.Jobs { // or no job would be claimed for being due
+		if due, ok, err := w.Queue.NextDue(ctx); err == nil && ok {
+			wait = min(wait, max(0, time.Until(due)))
+		} // (ignored) an error shows in the next round
+	}
 	return time.NewTimer(wait)
 }
 

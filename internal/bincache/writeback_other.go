@@ -1,0 +1,7 @@
+//go:build !linux
+
+package bincache
+
+import "os"
+
+func startSync(*os.File) {}
