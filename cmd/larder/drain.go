@@ -120,6 +120,11 @@ func drainQueue(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Set
 			var stop func()
 			rings, stop = bell.Listen(q.File(), stderrLog(c))
 			defer stop()
+			stopWaiting, err := q.Wait()
+			if err != nil {
+				return err
+			}
+			defer stopWaiting()
 		}
 		if done, err := waitForWorker(ctx, q, rings); done || err != nil {
 			return err
