@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/nar"
@@ -54,6 +55,7 @@ type dumper struct {
 	frames     *frames
 	compress   compressor // the frames, or nothing at all
 	background bool       // it runs at the lowest priority
+	pacer      *pacer     // of its thread, then
 	helper     bool       // it counts as one in the exchange
 }
 
@@ -83,7 +85,12 @@ func (w *Writer) dumpAll() {
 		}
 	}
 	d := w.newDumper(background)
+	if background && w.workers <= runtime.GOMAXPROCS(0) { // or they would wait for each other
+		d.pacer = newPacer()
+		defer d.pacer.close()
+	}
 	for {
+		w.giveWay(w.ctx, d)
 		t := w.nextTask(d)
 		switch {
 		case t.frame != nil:
@@ -102,6 +109,27 @@ func (w *Writer) dumpAll() {
 			}
 			return
 		}
+	}
+}
+
+// giveWay lets a dumper rest if others want its core.
+func (w *Writer) giveWay(ctx context.Context, d *dumper) {
+	pause := d.pacer.look()
+	if pause == 0 {
+		return
+	}
+	w.mu.Lock()
+	if d.helper {
+		w.stopHelping(d)
+	}
+	foreground := w.foreground
+	w.mu.Unlock()
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-foreground:
+	case <-ctx.Done():
 	}
 }
 
@@ -172,7 +200,7 @@ func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
 	if err != nil {
 		return nil, cacheError(err)
 	}
-	in := &hashedNar{hash: sha256.New(), to: d.compress, read: &e.read}
+	in := &hashedNar{hash: sha256.New(), to: d.compress, read: &e.read, giveWay: func() { w.giveWay(ctx, d) }}
 	out := &hashedFile{file: file, hash: sha256.New()}
 	if w.compression.Method == "none" {
 		out.hash = nil // the file is the NAR
@@ -257,11 +285,14 @@ type hashedNar struct {
 	hash hash.Hash
 	to   compressor
 	read *atomic.Int64 // bytes so far
+
+	giveWay func() // to others, between two pieces
 }
 
 func (h *hashedNar) Write(b []byte) (int, error) {
 	h.hash.Write(b)
 	h.read.Add(int64(len(b)))
+	h.giveWay()
 	return h.to.Write(b)
 }
 

@@ -1,8 +1,22 @@
 package cachewriter
 
-import "golang.org/x/sys/unix"
+import (
+	"os"
 
-// lowestPriority makes the calling thread give way to everything else.
+	"golang.org/x/sys/unix"
+)
+
+// lowestPriority makes the calling thread give way to everything else of its group.
 func lowestPriority() error {
 	return unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 19)
+}
+
+// newPacer returns a pacer of the calling thread. Kernels without schedstat have
+// none.
+func newPacer() *pacer {
+	f, err := os.Open("/proc/thread-self/schedstat")
+	if err != nil {
+		return nil // (ignored) the priority has to do
+	}
+	return &pacer{stat: f}
 }

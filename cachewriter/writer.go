@@ -129,17 +129,19 @@ type Writer struct {
 	tasks      sync.WaitGroup // dumpers and publisher
 	room       chan struct{}  // holds a token for every entry in the window
 	background atomic.Bool
+	workers    int
 
-	mu       sync.Mutex // guards what is below, and every entry and call
-	changed  *sync.Cond // todo or ready has grown, a frame was left, or ctx has ended
-	exchange *frameExchange
-	complete map[int64]struct{}
-	open     map[int64]*entry // in the window, by row of Nix's database
-	calls    int              // of Copy, under way
-	todo     []*entry         // to be dumped
-	ready    []*entry         // dumped or present, with all references published or in a batch
-	unlooked int              // paths that calls have not come to; some of them may be the same
-	narBytes int64            // copied
+	mu         sync.Mutex    // guards what is below, and every entry and call
+	foreground chan struct{} // closed while background is false
+	changed    *sync.Cond    // todo or ready has grown, a frame was left, or ctx has ended
+	exchange   *frameExchange
+	complete   map[int64]struct{}
+	open       map[int64]*entry // in the window, by row of Nix's database
+	calls      int              // of Copy, under way
+	todo       []*entry         // to be dumped
+	ready      []*entry         // dumped or present, with all references published or in a batch
+	unlooked   int              // paths that calls have not come to; some of them may be the same
+	narBytes   int64            // copied
 }
 
 // New returns a Writer. It must be closed.
@@ -176,6 +178,7 @@ func New(o Options) *Writer {
 		complete:    make(map[int64]struct{}),
 		open:        make(map[int64]*entry),
 	}
+	w.workers = o.Workers
 	w.changed = sync.NewCond(&w.mu)
 	w.exchange = newFrameExchange(w.changed, o.Workers)
 	w.ctx, w.cancel = context.WithCancel(context.Background())
@@ -184,7 +187,7 @@ func New(o Options) *Writer {
 		defer w.mu.Unlock()
 		w.changed.Broadcast()
 	})
-	w.background.Store(o.Background)
+	w.setBackground(o.Background)
 	for range o.Workers {
 		w.tasks.Go(w.dumpAll)
 	}
@@ -204,13 +207,27 @@ func (w *Writer) Close() {
 	}
 }
 
-// Foreground ends the Background of the options: from now on dumping and compressing
-// compete with everything else. What is being dumped is finished first.
-func (w *Writer) Foreground() {
-	w.background.Store(false)
+// SetBackground begins or ends the Background of the options: from now on dumping and
+// compressing give way to everything else, or compete with it. What is being dumped is
+// finished first.
+func (w *Writer) SetBackground(background bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.changed.Broadcast()
+	if w.background.Load() != background {
+		w.setBackground(background)
+		w.changed.Broadcast()
+	}
+}
+
+// setBackground is SetBackground where nobody waits for it yet.
+func (w *Writer) setBackground(background bool) {
+	w.background.Store(background)
+	if w.foreground == nil || background {
+		w.foreground = make(chan struct{})
+	}
+	if !background {
+		close(w.foreground)
+	}
 }
 
 // Forget makes the Writer look at the cache again before it takes an entry for

@@ -153,13 +153,17 @@ func (d *daemonRun) runWith(ctx context.Context, t *target) error {
 	return nil
 }
 
-// alive returns what is done in every round of the worker. Should the run be based on
-// what is no longer so, it ends it.
+// alive returns what is done in every round of the worker. What somebody waits for is
+// not done in the background. Should the run be based on what is no longer so, it ends
+// it.
 func (d *daemonRun) alive(ctx context.Context, t *target, end func()) func() {
 	var looked time.Time
 	return func() {
 		notify(d.log, sd.SdNotifyWatchdog)
 		t.forget()
+		if awaited, err := d.queue.Awaited(); err == nil {
+			t.writer.SetBackground(!awaited)
+		} // (ignored) as it was it goes on
 		// In every round: what is copied on the word of another cache is not whole.
 		if dir := t.replaced(); dir != "" {
 			d.log.Warn("cache was replaced, opening it again", "cache", dir)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/nix-larder/larder/internal/bell"
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/runner"
 	"github.com/nix-larder/larder/internal/worker"
@@ -105,6 +106,7 @@ func look(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings,
 
 // drainQueue returns when the queue is empty, whoever emptied it.
 func drainQueue(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings, tell func(runner.Event)) error {
+	var rings <-chan struct{} // of the queue, once there is somebody to wait for
 	for {
 		lock, err := q.Lock()
 		if err == nil {
@@ -114,16 +116,29 @@ func drainQueue(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Set
 		if !errors.Is(err, queue.ErrLocked) {
 			return err
 		}
-		if done, err := waitForWorker(ctx, q); done || err != nil {
+		if rings == nil {
+			var stop func()
+			rings, stop = bell.Listen(q.File(), stderrLog(c))
+			defer stop()
+			stopWaiting, err := q.Wait()
+			if err != nil {
+				return err
+			}
+			defer stopWaiting()
+		}
+		if done, err := waitForWorker(ctx, q, rings); done || err != nil {
 			return err
 		}
 	}
 }
 
-// waitForWorker waits a while for the worker that is alive. What it would leave
-// are roots without jobs, for which it looks from time to time only.
-func waitForWorker(ctx context.Context, q *queue.Queue) (done bool, err error) {
+// waitForWorker waits a while for the worker that is alive, or until the queue rings.
+// What it would leave are roots without jobs, for which it looks from time to time
+// only.
+func waitForWorker(ctx context.Context, q *queue.Queue, rings <-chan struct{}) (done bool, err error) {
+	begin := time.Now()
 	counts, err := q.Counts(ctx)
+	took := time.Since(begin)
 	if err == nil && counts.Left() == 0 {
 		var adopted int
 		adopted, err = worker.Adopt(ctx, q, rootsOf(q), nixstore.DefaultDirs().Store)
@@ -135,9 +150,12 @@ func waitForWorker(ctx context.Context, q *queue.Queue) (done bool, err error) {
 	select {
 	case <-ctx.Done():
 		return false, ctx.Err()
-	case <-time.After(100 * time.Millisecond):
-		return false, nil
+	case <-time.After(100 * time.Millisecond): // the worker may have died
+	case <-rings: // a job is done, perhaps the last one
+		// To count a long queue takes a while, and it rings for every job.
+		time.Sleep(min(10*took, 100*time.Millisecond))
 	}
+	return false, nil
 }
 
 // drainHere does the work itself.

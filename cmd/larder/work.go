@@ -64,7 +64,7 @@ func (s *session) work(ctx context.Context, finish, hurry <-chan struct{}) error
 	go func() {
 		defer close(looked)
 		watching <- watchUntil(ctx, watch, finish, func() {
-			t.writer.Foreground()
+			t.writer.SetBackground(false)
 			done = showProgress(s.cli, t.progress)
 		})
 	}()

@@ -8,7 +8,10 @@ import (
 
 // rows are all that can be measured, in the order in which it is done and told.
 // A row's variable, its function and its goals lie together in a file of its own.
-var rows = []row{coldRow, fullRow, smallRow, bigRow, hookRow, crowdRow, idleRow, startRow, queueRow, entriesRow, partsRow}
+var rows = []row{
+	coldRow, fullRow, smallRow, bigRow, hookRow, crowdRow, jobIdleRow, jobBusyRow,
+	roundtripRow, idleRow, startRow, queueRow, entriesRow, partsRow,
+}
 
 // A row is one thing that is measured: a table, and the goals that it decides.
 type row struct {
