@@ -114,8 +114,8 @@ func (w *Writer) dumpAll() {
 
 // giveWay lets a dumper rest if others want its core.
 func (w *Writer) giveWay(ctx context.Context, d *dumper) {
-	pause := d.pacer.look()
-	if pause == 0 {
+	left := d.pacer.look()
+	if left == 0 {
 		return
 	}
 	w.mu.Lock()
@@ -124,12 +124,20 @@ func (w *Writer) giveWay(ctx context.Context, d *dumper) {
 	}
 	foreground := w.foreground
 	w.mu.Unlock()
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-foreground:
-	case <-ctx.Done():
+	d.pacer.idle() // until now
+	for ; left > 0; left -= restStep {
+		step := min(left, restStep)
+		timer := time.NewTimer(step)
+		select {
+		case <-timer.C:
+		case <-foreground:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		// One core that is idle for half of the time is enough for one thread.
+		if ctx.Err() != nil || !w.background.Load() || d.pacer.idle() > step/2 {
+			return
+		}
 	}
 }
 

@@ -1,7 +1,9 @@
 package cachewriter
 
 import (
+	"bytes"
 	"os"
+	"strconv"
 	"time"
 )
 
@@ -12,12 +14,16 @@ import (
 // of every service of systemd, and nix-daemon is one; of every container. Between
 // groups all are equal, whatever the priorities within: beside one builder a thread
 // of the lowest priority gets half of a core. So it looks at how long it had to wait
-// for a core. Where it did, somebody else wants that, and it leaves most of it to him.
+// for a core. Where it did, somebody else wants that, and it leaves nearly all of it
+// to him, until cores are idle again.
 //
 // Where the priority counts, it waits for longer than it would rest, and does not.
 type pacer struct {
 	stat        *os.File // the thread's schedstat
 	ran, waited time.Duration
+
+	cores *os.File // the system's /proc/stat; nil if it can't be read
+	idled time.Duration
 }
 
 const (
@@ -27,10 +33,14 @@ const (
 
 	// paceShare is what a thread takes of a core that somebody else wants: one part of
 	// so many. It is more than the lowest priority gets, so that work never stands.
-	paceShare = 32
+	paceShare = 64
 
-	// longestRest bounds how long a core may lie idle when others no longer want it.
-	longestRest = 500 * time.Millisecond
+	// restStep is how long who rests does not see that cores are idle.
+	restStep = 100 * time.Millisecond
+
+	// longestRest bounds a rest where nobody tells of idle cores, or where others
+	// always want them.
+	longestRest = 5 * time.Second
 )
 
 // rest returns how long a thread should rest that has run and waited for a core for
@@ -44,11 +54,15 @@ func rest(ran, waited time.Duration) time.Duration {
 
 // look returns how long the thread should rest now. It is to be called often.
 func (p *pacer) look() time.Duration {
-	if p == nil || p.stat == nil {
+	if p == nil {
 		return 0
 	}
-	ran, waited, ok := p.read()
-	if !ok || ran-p.ran < paceWindow {
+	numbers := readNumbers(p.stat)
+	if len(numbers) < 2 {
+		return 0
+	}
+	ran, waited := time.Duration(numbers[0]), time.Duration(numbers[1])
+	if ran-p.ran < paceWindow {
 		return 0
 	}
 	d := rest(ran-p.ran, waited-p.waited)
@@ -56,27 +70,41 @@ func (p *pacer) look() time.Duration {
 	return d
 }
 
-// read returns how long the thread has run, and has waited for a core.
-func (p *pacer) read() (ran, waited time.Duration, ok bool) {
-	var buf [64]byte
-	n, _ := p.stat.ReadAt(buf[:], 0) // (ignored) it ends before the buffer does
-	var numbers [2]time.Duration
-	i := 0
-	for _, c := range buf[:n] {
-		switch {
-		case c >= '0' && c <= '9':
-			numbers[i] = 10*numbers[i] + time.Duration(c-'0')
-		case i == 1:
-			return numbers[0], numbers[1], true
-		default:
-			i++
+// idle returns for how long cores have been idle since it was last called, all of them
+// together.
+func (p *pacer) idle() time.Duration {
+	numbers := readNumbers(p.cores)
+	if len(numbers) < 5 {
+		return 0
+	}
+	const tick = time.Second / 100 // USER_HZ, on every machine that Go knows
+	before := p.idled
+	p.idled = time.Duration(numbers[3]+numbers[4]) * tick // the second one waits for a disk
+	return p.idled - before
+}
+
+// readNumbers returns the numbers in the first line of a file of /proc.
+func readNumbers(f *os.File) (numbers []int64) {
+	if f == nil {
+		return nil
+	}
+	var buf [256]byte
+	n, _ := f.ReadAt(buf[:], 0) // (ignored) it ends before the buffer does
+	line, _, _ := bytes.Cut(buf[:n], []byte("\n"))
+	for field := range bytes.FieldsSeq(line) {
+		if n, err := strconv.ParseInt(string(field), 10, 64); err == nil { // the first may be a name
+			numbers = append(numbers, n)
 		}
 	}
-	return 0, 0, false
+	return numbers
 }
 
 func (p *pacer) close() {
-	if p != nil && p.stat != nil {
-		p.stat.Close()
+	if p == nil {
+		return
+	}
+	p.stat.Close()
+	if p.cores != nil {
+		p.cores.Close()
 	}
 }

@@ -18,5 +18,9 @@ func newPacer() *pacer {
 	if err != nil {
 		return nil // (ignored) the priority has to do
 	}
-	return &pacer{stat: f}
+	cores, err := os.Open("/proc/stat")
+	if err != nil {
+		cores = nil // (ignored) rests have an end without it
+	}
+	return &pacer{stat: f, cores: cores}
 }
