@@ -307,11 +307,16 @@ func (h *hashedNar) Write(b []byte) (int, error) {
 // hashedFile writes a file of the cache and hashes it, unless it has no hash. It keeps its error, so
 // that the cache's troubles can be told from the store's.
 type hashedFile struct {
-	file *bincache.Temp
-	hash hash.Hash
-	size int64
-	err  error
+	file    *bincache.Temp
+	hash    hash.Hash
+	size    int64
+	started int64 // bytes on their way to the disk
+	err     error
 }
+
+// syncAhead is how much of a file is written before it is sent to the disk: the system
+// would keep it all in memory, and who syncs the file would wait for all of it.
+const syncAhead = 32 << 20
 
 func (h *hashedFile) Write(b []byte) (int, error) {
 	if h.hash != nil {
@@ -319,6 +324,10 @@ func (h *hashedFile) Write(b []byte) (int, error) {
 	}
 	n, err := h.file.Write(b)
 	h.size += int64(n)
+	if h.size-h.started >= syncAhead {
+		h.file.StartSync()
+		h.started = h.size
+	}
 	h.err = err
 	return n, err
 }

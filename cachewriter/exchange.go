@@ -5,23 +5,28 @@ import (
 	"sync"
 )
 
-// maxSpare bounds the frames that there are besides one for each dumper: a dumper
-// reads and hashes about as fast as five others compress, each of which has one
-// frame in hand and one before it.
-const maxSpare = 16
+// A helper has one frame in hand and up to leftForEach before it: who leaves them may be
+// compressing one itself when the helper wants the next. There are as many spare frames as
+// that takes, and some more, since what is done has to wait for what is before it. But
+// a dumper reads and hashes no faster than three others compress.
+const (
+	leftForEach = 2
+	spareEach   = 5
+	maxSpare    = 16
+)
 
 // A frameExchange is where dumpers leave frames for those that have nothing to dump:
 // the helpers.
 type frameExchange struct {
 	changed *sync.Cond // its Locker guards what is below
 	helpers int        // who wait for something to do, or compress a frame
-	left    []*frame   // for them: at most one each, beside those that they have
+	left    []*frame   // for them: at most leftForEach, beside those that they have
 	spare   []*frame   // empty
 	unmade  int        // how many spare frames there may still be
 }
 
 func newFrameExchange(changed *sync.Cond, dumpers int) *frameExchange {
-	return &frameExchange{changed: changed, unmade: min(3*(dumpers-1), maxSpare)}
+	return &frameExchange{changed: changed, unmade: min(spareEach*(dumpers-1), maxSpare)}
 }
 
 // leave leaves a frame for a helper, and returns an empty one for it. It returns nil
@@ -29,7 +34,7 @@ func newFrameExchange(changed *sync.Cond, dumpers int) *frameExchange {
 func (x *frameExchange) leave(f *frame) *frame {
 	x.changed.L.Lock()
 	defer x.changed.L.Unlock()
-	if len(x.left) >= x.helpers {
+	if len(x.left) >= leftForEach*x.helpers {
 		return nil
 	}
 	next := x.takeSpare()

@@ -90,8 +90,8 @@ func TestFramesThatOthersCompressStayInOrder(t *testing.T) {
 	if h.helped == 0 {
 		t.Error("nobody helped")
 	}
-	if limit := 3; x.unmade+len(x.spare) != limit {
-		t.Errorf("%d spare frames and %d not made, want %d of both", len(x.spare), x.unmade, limit)
+	if x.unmade+len(x.spare) != spareEach {
+		t.Errorf("%d spare frames and %d not made, want %d of both", len(x.spare), x.unmade, spareEach)
 	}
 }
 
@@ -100,13 +100,13 @@ func TestNobodyWaitsForHelp(t *testing.T) {
 	x := newTestExchange()
 	x.helpers = 1
 	f := newFrames(3, x)
-	data := sample(2*frameSize + 1)
+	data := sample((leftForEach+1)*frameSize + 1)
 	var out writes
 	f.Reset(&out)
 	_, err := f.Write(data)
 	must(t, err)
-	if len(x.left) != 1 {
-		t.Errorf("%d frames left for the helper, want 1", len(x.left))
+	if len(x.left) != leftForEach {
+		t.Errorf("%d frames left for the helper, want %d", len(x.left), leftForEach)
 	}
 	must(t, f.Flush())
 	if !bytes.Equal(mustUncompress(t, out), data) {
