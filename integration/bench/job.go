@@ -66,7 +66,8 @@ func measureJobs(ctx context.Context, b *bench, maxJobs int) ([]result, error) {
 	if _, _, err := s.run(ctx, noCache, maxJobs); err != nil { // what it reads is in memory from now on
 		return nil, err
 	}
-	for n := range b.Runs {
+	runs := b.pickRuns()
+	for n := range runs {
 		var plain sample
 		for i, way := range ways {
 			whole, built, err := s.run(ctx, way, maxJobs)
@@ -84,7 +85,7 @@ func measureJobs(ctx context.Context, b *bench, maxJobs int) ([]result, error) {
 				r.note(added, "s", (whole.Wall - plain.Wall).Seconds())
 				r.note("cpu added", "s", (whole.CPU - plain.CPU).Seconds())
 			}
-			status("%d/%d: %s: builds %.2f s, all %.2f s, added %.2f s, cpu %.2f s", n+1, b.Runs, way.Label,
+			status("%d/%d: %s: builds %.2f s, all %.2f s, added %.2f s, cpu %.2f s", n+1, runs, way.Label,
 				built.Seconds(), whole.Wall.Seconds(), (whole.Wall - plain.Wall).Seconds(), whole.CPU.Seconds())
 		}
 	}

@@ -74,14 +74,14 @@ func measureRoundtrip(ctx context.Context, b *bench) ([]result, error) {
 			results = append(results, newResult(contender{Key: p.Key + " " + compression, Label: compression + ", " + p.Label}))
 		}
 	}
-	for n := range b.Runs + 1 {
+	for n := range b.pickRuns() + 1 {
 		for i, t := range trips {
 			archive, times, err := tripOnce(ctx, b, t.provider, t.cache)
 			if err != nil {
 				return nil, fmt.Errorf("round trip of %s: %w", results[i].Label, err)
 			}
 			all := times[0] + times[1] + times[2]
-			status("%d/%d: %s: %.1f MB, save %.2f s, restore %.2f s, substitute %.2f s", n, b.Runs, results[i].Label,
+			status("%d/%d: %s: %.1f MB, save %.2f s, restore %.2f s, substitute %.2f s", n, b.pickRuns(), results[i].Label,
 				float64(archive)/1e6, times[0].Seconds(), times[1].Seconds(), times[2].Seconds())
 			if n == 0 {
 				continue // what is read is in memory from now on

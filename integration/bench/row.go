@@ -41,6 +41,14 @@ func (b *bench) pick(keys ...string) []contender {
 	})
 }
 
+// pickRuns is how often rows that take long are measured.
+func (b *bench) pickRuns() int {
+	if b.Quick {
+		return 1
+	}
+	return b.Runs
+}
+
 // hasLarder tells whether larder is to be measured: who measures Nix alone may
 // not have built it.
 func (b *bench) hasLarder() bool { return len(b.pick("larder")) > 0 }
