@@ -15,7 +15,7 @@ import (
 
 var bigRow = row{
 	Name:    "big",
-	Title:   "one path with one file of 4 GiB (--quick: 512 MiB) to an empty cache, zstd 3",
+	Title:   "one path with one file of 4 GiB (--quick: 256 MiB) to an empty cache, zstd 3",
 	Measure: measureBig,
 	Goals: []goal{
 		{What: "wall against nix 2.34", Limit: 0.60, Is: ratioOf(medianWall, "larder", "nix-sid", "2.34.")},
@@ -30,7 +30,7 @@ func measureBig(ctx context.Context, b *bench) ([]result, error) {
 	size, few := int64(4096), *b
 	few.Runs = min(b.Runs, 3)
 	if b.Quick {
-		size, few.Runs = 512, min(b.Runs, 2)
+		size, few.Runs = 256, min(b.Runs, 2)
 	}
 	c, unmount, err := openBig(ctx, b, size)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 
 var idleRow = row{
 	Name:    "idle",
-	Title:   "larder daemon with an empty queue, for a minute (--quick: 10 s)",
+	Title:   "larder daemon with an empty queue, for a minute (--quick: 5 s)",
 	Measure: measureIdle,
 	Goals: []goal{
 		{What: "cpu, where less than a thousandth of a core counts as none", Limit: 0.1, Unit: "%", Is: valueOf(figureOf("cpu"), "larder")},
@@ -27,7 +27,7 @@ func measureIdle(ctx context.Context, b *bench) ([]result, error) {
 	}
 	duration, settle := time.Minute, 5*time.Second
 	if b.Quick {
-		duration, settle = 10*time.Second, 2*time.Second
+		duration, settle = 5*time.Second, 2*time.Second
 	}
 	queue, err := makeQueue(ctx, b, "idle", b.w.path("idle-cache"))
 	if err != nil {

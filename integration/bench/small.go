@@ -21,11 +21,11 @@ import (
 
 var smallRow = row{
 	Name:  "small",
-	Title: "20,000 paths of one small file each (--quick: 2,000) to an empty cache, zstd 3",
+	Title: "20,000 paths of one small file each (--quick: 500) to an empty cache, zstd 3",
 	Measure: func(ctx context.Context, b *bench) ([]result, error) {
 		count := 20_000
 		if b.Quick {
-			count = 2000
+			count = 500
 		}
 		c, err := openSmall(ctx, b.w, count)
 		if err != nil {
