@@ -37,10 +37,8 @@
 package bincache
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/user"
@@ -79,7 +77,7 @@ type Cache struct {
 	path     string
 	storeDir string
 	fileMode fs.FileMode
-	info     fs.FileInfo // of nix-cache-info when the cache was opened
+	info     fs.FileInfo // of nix-cache-info when the cache was opened; of the directory if it has none
 	readOnly bool
 	held     heldDirs
 }
@@ -158,10 +156,7 @@ func create(path, storeDir string, o Options) error {
 		return err
 	}
 	// This one last: it makes a directory a cache, and says how files are made.
-	//
-	// WantMassQuery lets clients ask for many paths at once. The priority is
-	// before cache.nixos.org's 40: this cache is nearer.
-	return c.writeOnce(infoFile, "StoreDir: "+storeDir+"\nWantMassQuery: 1\nPriority: 30\n")
+	return c.writeInfo(storeDir)
 }
 
 // isOurs tells whether a name in a cache's top directory is one that makeDirs
@@ -229,16 +224,23 @@ func (c *Cache) makeDirs() error {
 	return nil
 }
 
-// Open opens the cache in the directory path for reading and writing. The error
-// wraps [fs.ErrNotExist] if there is none, and [ErrStoreDir] if its paths are not
-// below storeDir. An empty storeDir stands for the one that the cache itself names.
+// Open opens the cache in the directory path for reading and writing, and makes what is
+// missing in it, such as nix-cache-info beside entries. The error wraps
+// [fs.ErrNotExist] if there is none, and [ErrStoreDir] if its paths are not below
+// storeDir. An empty storeDir stands for the one that the cache itself names.
 func Open(path, storeDir string) (*Cache, error) {
 	c, err := OpenReadOnly(path, storeDir)
 	if err != nil {
 		return nil, err
 	}
 	c.readOnly = false
-	if err := c.makeDirs(); err != nil {
+	err = c.makeDirs()
+	if err == nil && !c.HasInfo() {
+		if err = c.writeInfo(c.storeDir); err == nil {
+			err = c.readInfo()
+		}
+	}
+	if err != nil {
 		c.Close()
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
@@ -248,6 +250,14 @@ func Open(path, storeDir string) (*Cache, error) {
 // OpenReadOnly opens a cache that somebody else may have made, and changes nothing
 // in it. Its errors are Open's.
 func OpenReadOnly(path, storeDir string) (*Cache, error) {
+	// To open what is no directory may take forever.
+	info, err := os.Stat(path)
+	if err == nil && !info.IsDir() {
+		err = &fs.PathError{Op: "open", Path: path, Err: syscall.ENOTDIR}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
 	root, err := os.OpenRoot(path)
 	if err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
@@ -258,39 +268,6 @@ func OpenReadOnly(path, storeDir string) (*Cache, error) {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
 	return c, nil
-}
-
-func (c *Cache) readInfo() error {
-	f, err := c.root.Open(infoFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s has no %s: %w", c.path, infoFile, fs.ErrNotExist)
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	c.info, c.fileMode = info, info.Mode().Perm()
-	text, err := io.ReadAll(io.LimitReader(f, 1<<16))
-	if err != nil {
-		return err
-	}
-	for line := range bytes.Lines(text) {
-		dir, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("StoreDir: "))
-		if ok && c.storeDir == "" {
-			c.storeDir = string(dir)
-		}
-		if ok && string(dir) != c.storeDir {
-			return fmt.Errorf("%s: %w: %s, want %s", c.path, ErrStoreDir, dir, c.storeDir)
-		}
-	}
-	if c.storeDir == "" {
-		c.storeDir = "/nix/store" // what Nix takes for a cache that does not say
-	}
-	return nil
 }
 
 // CheckWritable returns an error if files can't be made in the cache. It makes none:
@@ -305,11 +282,10 @@ func (c *Cache) CheckWritable() error {
 }
 
 func (c *Cache) mayWrite(dir string) error {
-	d, err := c.root.Open(dir)
+	d, err := c.dir(dir)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
 	// Root may write everywhere but on a file system that is read-only.
 	return unix.Faccessat(int(d.Fd()), ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS)
 }
@@ -317,9 +293,13 @@ func (c *Cache) mayWrite(dir string) error {
 // Replaced tells whether the cache is gone from where it was opened, or is another
 // one: then nothing that is remembered of it holds.
 func (c *Cache) Replaced() bool {
-	now, err := os.Stat(filepath.Join(c.path, infoFile))
+	name := infoFile
+	if !c.HasInfo() {
+		name = "."
+	}
+	now, err := os.Stat(filepath.Join(c.path, name))
 	// The file may be another one with the same inode.
-	if err != nil || !os.SameFile(c.info, now) || !c.info.ModTime().Equal(now.ModTime()) {
+	if err != nil || !os.SameFile(c.info, now) || c.HasInfo() && !c.info.ModTime().Equal(now.ModTime()) {
 		return true
 	}
 	// All but that one file may have been deleted.
@@ -335,7 +315,11 @@ func (c *Cache) Replaced() bool {
 // restored from a copy, has another. It does not change while one is used.
 func (c *Cache) Identity() string {
 	sys := c.info.Sys().(*syscall.Stat_t)
-	return fmt.Sprintf("%s %d %d", c.path, sys.Ino, c.info.ModTime().UnixNano())
+	var made int64
+	if c.HasInfo() { // a directory changes with what is in it
+		made = c.info.ModTime().UnixNano()
+	}
+	return fmt.Sprintf("%s %d %d", c.path, sys.Ino, made)
 }
 
 // Close closes the cache.

@@ -2,11 +2,14 @@ package bincache
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -29,30 +32,53 @@ type heldDir struct {
 // is tells whether s is of the same directory.
 func (d *heldDir) is(s *unix.Stat_t) bool { return uint64(s.Dev) == d.dev && s.Ino == d.ino }
 
-// dir returns a directory of the cache, open until the cache is closed. It is the
-// one that is at that place now: if somebody has put another one there, nothing
-// gets into the one that was there before.
+// dir returns one of the directories that larder makes, open until the cache is closed.
+// It is the one that is at that place now: if somebody has put another one there,
+// nothing gets into the one that was there before.
 func (c *Cache) dir(name string) (*os.File, error) {
 	c.held.mu.Lock()
 	defer c.held.mu.Unlock()
-	top, err := c.hold(".", func(*heldDir) bool { return true }) // no other can take its place
-	if err != nil || name == "." {
-		return top, err
+	return c.hold(name)
+}
+
+// inDir calls f with a directory of the cache. Of others' directories there may be more
+// than can be open.
+func (c *Cache) inDir(name string, f func(dir *os.File) error) error {
+	if name == "." || path.Dir(name) == ".larder" || slices.Contains(dirs, name) {
+		dir, err := c.dir(name)
+		if err != nil {
+			return err
+		}
+		return f(dir)
 	}
-	return c.hold(name, func(d *heldDir) bool {
-		var s unix.Stat_t
-		err := retry(func() error { return unix.Fstatat(int(top.Fd()), name, &s, unix.AT_SYMLINK_NOFOLLOW) })
-		return err == nil && d.is(&s)
-	})
+	dir, err := c.openDir(name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return f(dir)
 }
 
 // hold opens a directory, unless it is held and there. The mutex is held.
-func (c *Cache) hold(name string, isThere func(*heldDir) bool) (*os.File, error) {
+func (c *Cache) hold(name string) (*os.File, error) {
 	have := c.held.byName[name]
-	if have != nil && isThere(have) {
-		return have.File, nil
+	var above *os.File
+	if name == "." {
+		if have != nil { // no other can take its place
+			return have.File, nil
+		}
+	} else {
+		var err error
+		if above, err = c.hold(path.Dir(name)); err != nil {
+			return nil, err
+		}
+		var s unix.Stat_t
+		err = retry(func() error { return unix.Fstatat(int(above.Fd()), path.Base(name), &s, unix.AT_SYMLINK_NOFOLLOW) })
+		if err == nil && have != nil && have.is(&s) {
+			return have.File, nil
+		}
 	}
-	f, err := c.root.Open(name)
+	f, err := c.openHeld(above, name)
 	if err != nil {
 		return nil, err
 	}
@@ -73,6 +99,19 @@ func (c *Cache) hold(name string, isThere func(*heldDir) bool) (*os.File, error)
 	}
 	c.held.byName[name] = &heldDir{f, uint64(s.Dev), s.Ino}
 	return f, nil
+}
+
+// openHeld opens a directory that lies in another one. What is swept, locked and recorded
+// is never reached through a link: it would be another directory that is swept.
+func (c *Cache) openHeld(above *os.File, name string) (*os.File, error) {
+	if name != ".larder" && !strings.HasPrefix(name, ".larder/") {
+		return c.openDir(name)
+	}
+	f, err := openIn(above, path.Base(name), os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) {
+		return nil, fmt.Errorf("%s has to be a directory, and no link: %w", name, unix.ENOTDIR)
+	}
+	return f, err
 }
 
 // close closes all of them.

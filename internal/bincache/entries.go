@@ -66,7 +66,7 @@ func (c *Cache) readEntry(name string) (*NarInfo, error) {
 
 // readDir returns the names in a directory of the cache, in no particular order.
 func (c *Cache) readDir(name string) ([]string, error) {
-	d, err := c.root.Open(name)
+	d, err := c.openDir(name)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"syscall"
 )
@@ -36,26 +35,30 @@ func (c *Cache) Entry(storePath string) (*NarInfo, error) {
 // checkNar returns an error if the NAR of an entry is not there.
 func (c *Cache) checkNar(n *NarInfo) error {
 	info, err := c.root.Stat(n.URL)
+	return n.checkFile(info, err)
+}
+
+// checkFile is checkNar for who has looked for the NAR already.
+func (n *NarInfo) checkFile(info fs.FileInfo, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.EINVAL):
 		return fmt.Errorf("%w: %s is missing", ErrDamaged, n.URL)
-	case leadsOut(err), errors.Is(err, syscall.ELOOP):
+	case err == isLink, leadsOut(err), errors.Is(err, syscall.ELOOP):
 		return fmt.Errorf("%w: %s is a link that leads out of the cache", ErrDamaged, n.URL)
+	case err == isNoFile, err == nil && !info.Mode().IsRegular():
+		return fmt.Errorf("%w: %s is not a regular file", ErrDamaged, n.URL)
 	case err != nil:
 		return err
-	case !info.Mode().IsRegular():
-		return fmt.Errorf("%w: %s is not a regular file", ErrDamaged, n.URL)
 	}
 	return n.checkNarSize(info.Size())
 }
 
-// leadsOut tells whether an error is not the system's, but os.Root's, which does not
-// follow links out of the cache.
-func leadsOut(err error) bool { return err != nil && !errors.As(err, new(syscall.Errno)) }
-
 func (c *Cache) readNarInfo(name string) (*NarInfo, []byte, error) {
-	text, err := c.readFile(name, maxNarInfo)
-	if errors.Is(err, fs.ErrPermission) {
+	text, err := c.readSmall(name)
+	if err == errNotQuick {
+		text, err = c.readFile(name, maxNarInfo)
+	}
+	if errors.Is(err, fs.ErrPermission) || errors.As(err, new(unfit)) {
 		// If nothing in the cache can be read, it can't be written either, and that
 		// is what will be said. This one alone is of no use to anybody.
 		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
@@ -68,16 +71,6 @@ func (c *Cache) readNarInfo(name string) (*NarInfo, []byte, error) {
 		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return n, text, nil
-}
-
-// readFile returns what is in a file, as far as limit.
-func (c *Cache) readFile(name string, limit int64) ([]byte, error) {
-	f, err := c.root.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // NarName returns the name under which a NAR is published: Nix's own, by the hash

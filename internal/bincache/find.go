@@ -103,11 +103,11 @@ type finder struct {
 }
 
 func (c *Cache) newFinder() (*finder, error) {
-	top, err := c.root.Open(".")
+	top, err := c.openDir(".")
 	if err != nil {
 		return nil, err
 	}
-	nar, err := c.root.Open("nar")
+	nar, err := c.openDir("nar")
 	if err != nil {
 		top.Close()
 		return nil, err
@@ -128,12 +128,9 @@ func (f *finder) find(storePath string, buf []byte) (*NarInfo, error) {
 		return nil, errNotQuick
 	}
 	name := narInfoName(storePath)
-	text, err := f.read(name, buf)
-	if err == unix.ENOENT {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
-	}
+	text, err := readIn(f.top, name, buf)
 	if err != nil {
-		return nil, errNotQuick
+		return nil, err
 	}
 	n, err := ParseNarInfo(text)
 	if err != nil || n.StorePath != storePath {
@@ -153,21 +150,49 @@ func (f *finder) find(storePath string, buf []byte) (*NarInfo, error) {
 	return n, nil
 }
 
-// read returns what is in a file of the top directory.
-func (f *finder) read(name string, buf []byte) ([]byte, error) {
-	fd, err := unix.Openat(int(f.top.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+// readIn returns what is in a file of a directory, using buf if it is not nil, by as few
+// system calls as possible. To look at the file before it is opened costs nothing: where
+// it ends is known then, and need not be found by reading on. The error is errNotQuick,
+// or wraps [fs.ErrNotExist] if there is not even a link of that name.
+func readIn(dir *os.File, name string, buf []byte) ([]byte, error) {
+	var s unix.Stat_t
+	if err := unix.Fstatat(int(dir.Fd()), name, &s, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return nil, quickErr(name, err)
+	}
+	if s.Mode&unix.S_IFMT != unix.S_IFREG || s.Size >= quickNarInfo {
+		return nil, errNotQuick
+	}
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, quickErr(name, err)
 	}
 	defer unix.Close(fd)
-	for length := 0; length < len(buf); {
+	size := int(s.Size)
+	if buf == nil {
+		buf = make([]byte, size+1)
+	}
+	// With room for one byte more than there was, the last read tells that it has ended:
+	// another one may have come in its place before it was opened.
+	buf = buf[:size+1]
+	length := 0
+	for length < size {
 		count, err := unix.Read(fd, buf[length:])
-		if count <= 0 || err != nil {
-			return buf[:length], err
+		if err != nil || count == 0 {
+			return nil, errNotQuick
 		}
 		length += count
 	}
-	return nil, errNotQuick
+	if length > size {
+		return nil, errNotQuick
+	}
+	return buf[:size], nil
+}
+
+func quickErr(name string, err error) error {
+	if err == unix.ENOENT {
+		return &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return errNotQuick
 }
 
 // checkNarSize returns an error if the size of a NAR's file is not what it should be.

@@ -79,7 +79,7 @@ func (c *Cache) keyOf(name string) (string, error) {
 	}
 	text, err := c.readFile(name, maxNarInfo)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%s: %w", name, err)
 	}
 	return fmt.Sprintf("%s\x00%x\x00", name, sha256.Sum256(text)), nil
 }

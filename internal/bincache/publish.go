@@ -83,11 +83,9 @@ func (t *Temp) StartSync() { startSync(t.File) }
 // It does not make anything durable: the caller syncs the file before, and its
 // directory after.
 func (t *Temp) Publish(name string) error {
-	dir, err := t.cache.dir(path.Dir(name))
-	if err != nil {
-		return err
-	}
-	err = retry(func() error { return unix.Linkat(int(t.dir.Fd()), t.name, int(dir.Fd()), path.Base(name), 0) })
+	err := t.cache.inDir(path.Dir(name), func(dir *os.File) error {
+		return retry(func() error { return unix.Linkat(int(t.dir.Fd()), t.name, int(dir.Fd()), path.Base(name), 0) })
+	})
 	if cannotLink(err) {
 		// Such a file system has no way to give a name only if it is free, but
 		// what another writer would publish under it is the same.
@@ -105,11 +103,9 @@ func (t *Temp) Publish(name string) error {
 
 // Replace is Publish over a file that is damaged.
 func (t *Temp) Replace(name string) error {
-	dir, err := t.cache.dir(path.Dir(name))
-	if err != nil {
-		return err
-	}
-	err = retry(func() error { return unix.Renameat(int(t.dir.Fd()), t.name, int(dir.Fd()), path.Base(name)) })
+	err := t.cache.inDir(path.Dir(name), func(dir *os.File) error {
+		return retry(func() error { return unix.Renameat(int(t.dir.Fd()), t.name, int(dir.Fd()), path.Base(name)) })
+	})
 	if err != nil {
 		return &os.LinkError{Op: "rename", Old: t.Name(), New: name, Err: err}
 	}
@@ -137,11 +133,7 @@ func cannotLink(err error) bool {
 
 // SyncDir makes the names in a directory of the cache durable.
 func (c *Cache) SyncDir(name string) error {
-	d, err := c.dir(name)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
+	err := c.inDir(name, (*os.File).Sync)
 	// Some network and FUSE file systems have nothing to sync in a directory.
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
 		return nil
@@ -171,30 +163,34 @@ func (c *Cache) writeOnce(name, text string) error {
 // SweepTemp removes unfinished files whose writers are gone. It leaves alone what
 // is younger than age, since a file is there for a moment before it is locked.
 func (c *Cache) SweepTemp(age time.Duration) error {
-	d, err := c.root.Open(tmpDir)
+	names, err := c.readDir(tmpDir)
 	if err != nil {
 		return fmt.Errorf("sweep unfinished files: %w", err)
 	}
-	defer d.Close()
-	entries, err := d.ReadDir(-1)
+	dir, err := c.dir(tmpDir)
 	if err != nil {
 		return fmt.Errorf("sweep unfinished files: %w", err)
 	}
-	for _, e := range entries {
-		info, err := e.Info()
-		if err != nil || e.Name() == ".keep" || !info.Mode().IsRegular() || time.Since(info.ModTime()) < age {
-			continue // (ignored) published or swept meanwhile
+	for _, name := range names {
+		if name == ".keep" {
+			continue
 		}
-		if err := c.sweep(path.Join(tmpDir, e.Name())); err != nil {
+		if err := sweep(dir, name, age); err != nil {
 			return fmt.Errorf("sweep unfinished files: %w", err)
 		}
 	}
 	return nil
 }
 
-func (c *Cache) sweep(name string) error {
-	f, err := c.root.OpenFile(name, os.O_RDWR, 0)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+// sweep removes an unfinished file that is old enough, and whose writer is gone.
+func sweep(dir *os.File, name string, age time.Duration) error {
+	var s unix.Stat_t
+	err := retry(func() error { return unix.Fstatat(int(dir.Fd()), name, &s, unix.AT_SYMLINK_NOFOLLOW) })
+	if err != nil || s.Mode&unix.S_IFMT != unix.S_IFREG || time.Since(time.Unix(s.Mtim.Unix())) < age {
+		return nil // (ignored) published or swept meanwhile
+	}
+	f, err := openIn(dir, name, os.O_RDWR|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.ELOOP) {
 		return nil // gone, or another user's to sweep
 	}
 	if err != nil {
@@ -204,7 +200,7 @@ func (c *Cache) sweep(name string) error {
 	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
 		return nil // its writer is alive
 	}
-	err = c.root.Remove(name)
+	err = retry(func() error { return unix.Unlinkat(int(dir.Fd()), name, 0) })
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return nil // another sweeper was faster, or it is another user's to sweep
 	}
@@ -220,7 +216,7 @@ func (c *Cache) lock(ctx context.Context) (unlock func() error, err error) {
 	if err := c.writeOnce(lockFile, ""); err != nil {
 		return nil, fmt.Errorf("lock cache: %w", err)
 	}
-	f, err := c.root.OpenFile(lockFile, os.O_RDWR, 0)
+	f, err := c.openLock()
 	if err != nil {
 		return nil, fmt.Errorf("lock cache: %w", err)
 	}
@@ -240,4 +236,18 @@ func (c *Cache) lock(ctx context.Context) (unlock func() error, err error) {
 		f.Close()
 		return nil, fmt.Errorf("lock cache: %w", err)
 	}
+}
+
+// openLock opens the file of the lock, for which nothing but a file will do.
+func (c *Cache) openLock() (*os.File, error) {
+	dir, err := c.dir(path.Dir(lockFile))
+	if err != nil {
+		return nil, err
+	}
+	var s unix.Stat_t
+	err = retry(func() error { return unix.Fstatat(int(dir.Fd()), path.Base(lockFile), &s, unix.AT_SYMLINK_NOFOLLOW) })
+	if err == nil && s.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, fmt.Errorf("%s: %w", lockFile, isNoFile)
+	}
+	return openIn(dir, path.Base(lockFile), os.O_RDWR|unix.O_NONBLOCK, 0)
 }

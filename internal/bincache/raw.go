@@ -37,8 +37,12 @@ func (c *Cache) Read(hash string) (*NarInfo, []byte, error) {
 		err = c.checkNar(n)
 	}
 	if err != nil {
-		if _, gone := c.root.Lstat(name); errors.Is(gone, fs.ErrNotExist) {
+		there, gone := c.root.Lstat(name)
+		if errors.Is(gone, fs.ErrNotExist) {
 			return nil, nil, gone // its NAR may have been removed behind it
+		}
+		if gone == nil && there.Mode().Type() == fs.ModeSymlink && errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w: it is a link to nothing", ErrDamaged)
 		}
 	}
 	return n, text, err
@@ -52,6 +56,12 @@ func (c *Cache) Mode() fs.FileMode { return c.fileMode }
 
 // FS returns the cache's files, for reading.
 func (c *Cache) FS() fs.FS { return c.root.FS() }
+
+// maxFile is the largest of other files that is read: a pin has some store paths in it.
+const maxFile = 1 << 20
+
+// ReadFile returns what is in a small file of the cache that is neither narinfo nor NAR.
+func (c *Cache) ReadFile(name string) ([]byte, error) { return c.readFile(name, maxFile) }
 
 // makeDir makes a directory of the cache, durably, with those above it.
 func (c *Cache) makeDir(name string) error {

@@ -37,6 +37,10 @@ const (
 	// maxRun is the largest record that is read: some hundred thousand entries.
 	maxRun = 64 << 20
 
+	// fastClock is how far another host's clock may be before ours. A record of a later
+	// time would make all others old, and whatever comes would be covered by it.
+	fastClock = 24 * time.Hour
+
 	runTime  = "2006-01-02T15:04:05Z" // in a record
 	runStamp = "20060102T150405Z"     // at the beginning of its name, to sort by
 )
@@ -166,6 +170,9 @@ func (c *Cache) readRun(name string) (Run, error) {
 	r, err := parseRun(text, c.storeDir)
 	if err != nil {
 		return Run{}, err
+	}
+	if until := time.Until(r.Ended); until > fastClock {
+		return Run{}, fmt.Errorf("it ends in %s, which is in the future", until.Round(time.Hour))
 	}
 	r.Name = name
 	return r, nil

@@ -103,20 +103,15 @@ func isNarPlace(name string) bool {
 }
 
 func (c *Cache) openNar(n *NarInfo) (*os.File, fs.FileInfo, error) {
-	// By name first: to open what is not a regular file may take forever.
-	if err := c.checkNar(n); errors.Is(err, ErrDamaged) {
-		return nil, nil, err
-	} else if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	f, err := c.root.Open(n.URL)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	info, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	f, info, err := c.openRegular(n.URL)
+	if bad := n.checkFile(info, err); bad != nil {
+		if err == nil {
+			f.Close()
+		}
+		if !errors.Is(bad, ErrDamaged) {
+			bad = fmt.Errorf("%w: %w", ErrDamaged, bad)
+		}
+		return nil, nil, bad
 	}
 	return f, info, nil
 }
@@ -144,7 +139,7 @@ func (c *Cache) hasNar(n *NarInfo, src *os.File, want fs.FileInfo) (same bool, e
 		return false, nil
 	}
 	// Nothing says that two files of one name have to be the same.
-	f, err := c.root.Open(n.URL)
+	f, _, err := c.openRegular(n.URL)
 	if err != nil {
 		return false, err
 	}
@@ -156,7 +151,18 @@ func (c *Cache) hasNar(n *NarInfo, src *os.File, want fs.FileInfo) (same bool, e
 }
 
 func isNamedByHash(n *NarInfo) bool {
-	return n.FileHash != Hash{} && strings.HasPrefix(path.Base(n.URL), n.FileHash.Digits()+".")
+	hash, ok := n.fileHash()
+	return ok && strings.HasPrefix(path.Base(n.URL), hash.Digits()+".")
+}
+
+// fileHash returns the hash of the NAR's file, and whether it is known. What nixpkgs'
+// mkBinaryCache wrote until 2024 (NixOS/nixpkgs#367241) has that of the NAR in its place,
+// which no reader minds: Nix does not look at it.
+func (n *NarInfo) fileHash() (hash Hash, known bool) {
+	if n.Compression == "none" {
+		return n.NarHash, true
+	}
+	return n.FileHash, n.FileHash != Hash{} && n.FileHash != n.NarHash
 }
 
 func sameContents(a, b *os.File) (bool, error) {
@@ -201,12 +207,7 @@ func (c *Cache) linkNar(n *NarInfo, src *os.File) error {
 	if err := src.Sync(); err != nil {
 		return err
 	}
-	dir, err := c.root.Open(path.Dir(n.URL))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return linkFile(src, dir, path.Base(n.URL))
+	return c.inDir(path.Dir(n.URL), func(dir *os.File) error { return linkFile(src, dir, path.Base(n.URL)) })
 }
 
 // fill copies a NAR, and compares it with its hash, if the narinfo says it.
@@ -224,33 +225,38 @@ func (t *Temp) fill(ctx context.Context, n *NarInfo, src *os.File, size int64) e
 	if copied != size {
 		return fmt.Errorf("%w: size of %s is %d, was %d", ErrDamaged, n.URL, copied, size)
 	}
-	want := n.FileHash
-	if want == (Hash{}) && n.Compression == "none" {
-		want = n.NarHash
-	}
-	if is := Hash(h.Sum(nil)); want != (Hash{}) && is != want {
+	want, known := n.fileHash()
+	if is := Hash(h.Sum(nil)); known && is != want {
 		return fmt.Errorf("%w: hash of %s is %s, want %s", ErrDamaged, n.URL, is, want)
 	}
 	return nil
 }
 
+// maxTaken is the largest file that TakeFile takes. No build has such a log, and it takes
+// no space where it was made, but it does where it is copied to.
+const maxTaken = 4 << 30
+
 // TakeFile publishes a copy of a file of another cache that is neither narinfo nor NAR,
 // under the same name. All that is not durable then is that name. The error wraps
-// [fs.ErrExist] if the name is taken, and [ErrDamaged] if the file can't be read.
+// [fs.ErrExist] if the name is taken, and [ErrDamaged] if the file can't be read, or is
+// too large to be what it should be.
 func (c *Cache) TakeFile(ctx context.Context, from *Cache, name string) error {
 	if _, err := c.root.Lstat(name); err == nil {
 		return &fs.PathError{Op: "publish", Path: name, Err: fs.ErrExist}
 	}
-	f, err := from.root.Open(name)
+	f, info, err := from.openRegular(name)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	defer f.Close()
+	if info.Size() > maxTaken {
+		return fmt.Errorf("%w: %w", ErrDamaged, tooLarge(maxTaken))
+	}
 	t, err := c.CreateTemp()
 	if err != nil {
 		return err
 	}
-	if _, err = io.Copy(t, &source{ctx, f}); err == nil {
+	if _, err = io.Copy(t, &source{ctx, io.LimitReader(f, maxTaken)}); err == nil {
 		err = t.Sync()
 	}
 	if err == nil {

@@ -28,6 +28,9 @@ func checkCache(ctx context.Context, s *Setup) []Finding {
 	}
 	defer cache.Close()
 	var findings []Finding
+	if !cache.HasInfo() {
+		findings = append(findings, s.infoless(cache.StoreDir()))
+	}
 	if missing := cache.Missing(); len(missing) > 0 {
 		findings = append(findings, s.missing(missing))
 	}
@@ -112,6 +115,20 @@ func (s *Setup) empty() bool {
 func (s *Setup) isFile() bool {
 	info, err := os.Stat(s.Cache)
 	return err == nil && !info.IsDir()
+}
+
+// infoless says that the file is gone by which a directory is known for a cache.
+func (s *Setup) infoless(storeDir string) Finding {
+	f := Finding{
+		Severity: Warning,
+		What:     "the cache has no nix-cache-info",
+		Why:      "whoever may not write to the cache can't read it either: Nix makes that file when it opens it",
+		Run:      []string{fmt.Sprintf("echo %s > %s", quote("StoreDir: "+storeDir), quote(filepath.Join(s.Cache, "nix-cache-info")))},
+	}
+	if unix.Access(s.Cache, unix.W_OK) != nil {
+		f.Severity = Problem
+	}
+	return f
 }
 
 // missing says that directories are gone: archives and CI providers drop empty ones.

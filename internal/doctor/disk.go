@@ -59,11 +59,25 @@ func (s *Setup) cacheDisk() []Finding {
 	if !s.writes() {
 		return append(findings, fine("the cache belongs to another user: only that one can tell whether it can be written")...)
 	}
-	inner := filepath.Join(dir, ".larder", "tmp")
-	if dir == filepath.Clean(s.Cache) && exists(inner) {
-		dir = inner
+	if dir != filepath.Clean(s.Cache) {
+		return append(findings, s.probe(dir)...)
 	}
-	return append(findings, s.probe(dir)...)
+	for _, inner := range []string{filepath.Join(dir, ".larder"), filepath.Join(dir, ".larder", "tmp")} {
+		info, err := os.Lstat(inner)
+		switch {
+		case err != nil:
+			return append(findings, s.probe(dir)...)
+		case !info.IsDir():
+			return append(findings, Finding{
+				Severity: Problem,
+				What:     inner + " is a link, or a file",
+				Why:      "nothing is written to the cache: it would be written elsewhere",
+				Run:      []string{"rm " + quote(inner)},
+				Advice:   "larder makes the directory again",
+			})
+		}
+	}
+	return append(findings, s.probe(filepath.Join(dir, ".larder", "tmp"))...)
 }
 
 // writes tells whether it is us who write to the cache: the queue's owner does, or for
