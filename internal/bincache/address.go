@@ -15,10 +15,16 @@ import (
 // parseCA splits a content address into its method, such as fixed:r:, and its hash.
 func parseCA(ca string) (method string, h *nixhash.HashWithEncoding, err error) {
 	for _, method := range []string{"text:", "fixed:r:", "fixed:git:", "fixed:"} {
-		if hash, ok := strings.CutPrefix(ca, method); ok {
-			h, err := nixhash.ParseAny(hash, nil)
-			return method, h, err
+		hash, ok := strings.CutPrefix(ca, method)
+		if !ok {
+			continue
 		}
+		algo, _, ok := strings.Cut(hash, ":")
+		if !ok || method == "text:" && algo != "sha256" {
+			break
+		}
+		h, err := nixhash.ParseAny(hash, nil)
+		return method, h, err
 	}
 	return "", nil, fmt.Errorf("%q is not a content address", ca)
 }

@@ -49,8 +49,11 @@ func (n *NarInfo) Format() []byte {
 	line("StorePath", n.StorePath)
 	line("URL", n.URL)
 	line("Compression", n.Compression)
-	if n.FileHash != (Hash{}) { // others may have left it out
+	known := n.FileHash != (Hash{}) // others may have left it out, or one of them
+	if known {
 		line("FileHash", n.FileHash.String())
+	}
+	if known || n.FileSize != 0 {
 		line("FileSize", strconv.FormatInt(n.FileSize, 10))
 	}
 	line("NarHash", n.NarHash.String())
@@ -89,16 +92,21 @@ func ParseNarInfo(text []byte) (*NarInfo, error) {
 	var haveHash bool
 	rest := string(text)
 	for rest != "" {
-		line, after, ok := strings.Cut(rest, "\n")
+		// To Nix a line without a colon is the beginning of the next one, which so has a
+		// name that means nothing to it; and it skips what is behind the colon unseen.
+		name, after, ok := strings.Cut(rest, ":")
+		if !ok {
+			return nil, fmt.Errorf("parse narinfo: line %.100q has no colon", rest)
+		}
+		if isField(name) && after != "" && after[0] != ' ' {
+			return nil, fmt.Errorf("parse narinfo: %s has no space behind the colon", name)
+		}
+		var value string
+		if ok = after != ""; ok {
+			value, rest, ok = strings.Cut(after[1:], "\n")
+		}
 		if !ok {
 			return nil, errors.New("parse narinfo: last line is cut off")
-		}
-		rest = after
-		name, value, _ := strings.Cut(line, ":")
-		value, ok = strings.CutPrefix(value, " ")
-		if !ok {
-			// Nix would skip another character, even if that is the line feed.
-			return nil, fmt.Errorf("parse narinfo: line %q has no value", line)
 		}
 		if err := n.set(name, value); err != nil {
 			return nil, fmt.Errorf("parse narinfo: %s: %w", name, err)
@@ -121,10 +129,19 @@ func ParseNarInfo(text []byte) (*NarInfo, error) {
 	return n, nil
 }
 
+// isField tells whether a name is that of a field which set reads.
+func isField(name string) bool {
+	switch name {
+	case "StorePath", "URL", "Compression", "FileHash", "FileSize", "NarHash", "NarSize", "References", "Deriver", "Sig", "CA":
+		return true
+	}
+	return false
+}
+
 func (n *NarInfo) set(name, value string) (err error) {
 	switch name {
 	case "StorePath":
-		n.StorePath, err = value, checkBaseName(path.Base(value))
+		n.StorePath, err = path.Clean(value), checkBaseName(path.Base(value))
 	case "URL":
 		n.URL, err = value, checkURL(value)
 	case "Compression":
@@ -158,13 +175,12 @@ func (n *NarInfo) set(name, value string) (err error) {
 	return err // other fields are of other releases, and left out
 }
 
-// setReferences splits a line with spaces in it, of which there may be several, or tabs
-// or carriage returns.
+// setReferences splits a line with spaces in it, of which there may be several.
 func (n *NarInfo) setReferences(value string) error {
 	n.References = make([]string, 0, strings.Count(value, " ")+1)
 	begin := 0
 	for i := 0; i <= len(value); i++ {
-		if i < len(value) && value[i] != ' ' && value[i] != '\t' && value[i] != '\r' {
+		if i < len(value) && value[i] != ' ' {
 			continue
 		}
 		if ref := value[begin:i]; ref != "" {
@@ -252,12 +268,16 @@ func checkSig(sig string) error {
 	return nil
 }
 
-// checkCA refuses what is not method:algorithm:hash.
+// checkCA refuses what is not method:algorithm:hash, and the method for which Nix has to
+// be told to use it.
 func checkCA(ca string) error {
 	if ca == "" {
 		return nil
 	}
-	_, _, err := parseCA(ca)
+	method, _, err := parseCA(ca)
+	if method == "fixed:git:" {
+		return fmt.Errorf("%q is experimental", ca)
+	}
 	return err
 }
 

@@ -144,11 +144,12 @@ func WithSignatures(n *NarInfo, text []byte, sigs []string) (united []byte, adde
 	all = slices.Compact(all)
 	added = len(all) - len(slices.Compact(slices.Sorted(slices.Values(n.Sigs))))
 	var b strings.Builder
+	left := all
 	write := func() {
-		for _, sig := range all {
+		for _, sig := range left {
 			b.WriteString("Sig: " + sig + "\n")
 		}
-		all = nil
+		left = nil
 	}
 	for line := range strings.Lines(string(text)) {
 		switch {
@@ -160,5 +161,20 @@ func WithSignatures(n *NarInfo, text []byte, sigs []string) (united []byte, adde
 		b.WriteString(line)
 	}
 	write()
+	// Not every text that Nix reads is made of lines.
+	back, err := ParseNarInfo([]byte(b.String()))
+	if want := n.signedBy(all); err != nil || !back.equal(want) {
+		return want.Format(), added
+	}
 	return []byte(b.String()), added
 }
+
+// signedBy returns an entry with other signatures.
+func (n *NarInfo) signedBy(sigs []string) *NarInfo {
+	signed := *n
+	signed.Sigs = sigs
+	return &signed
+}
+
+// equal tells whether two entries are the same in every field.
+func (n *NarInfo) equal(o *NarInfo) bool { return bytes.Equal(n.Format(), o.Format()) }

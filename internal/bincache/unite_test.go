@@ -1,6 +1,7 @@
 package bincache
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -86,5 +87,20 @@ func TestSignaturesLeaveTheRestOfANarInfoAlone(t *testing.T) {
 		if want := 2 - len(slices.DeleteFunc(n.Sigs, func(sig string) bool { return sig == "c:QUFB" })); added != want {
 			t.Errorf("added %d, want %d", added, want)
 		}
+	}
+}
+
+// TestSignaturesAreAddedToTextThatIsNotMadeOfLines has lines that Nix takes for one.
+func TestSignaturesAreAddedToTextThatIsNotMadeOfLines(t *testing.T) {
+	text := bytes.Replace(narInfo(hello, "hello").Format(), []byte("References: \n"), []byte("References: \njunk\nSig: "+sig+"\nalso\nX-Y:z\n"), 1)
+	n, err := ParseNarInfo(text)
+	must(t, err)
+	if len(n.Sigs) != 0 {
+		t.Fatalf("Nix does not see %q", n.Sigs)
+	}
+	united, added := WithSignatures(n, text, []string{sig})
+	back, err := ParseNarInfo(united)
+	if err != nil || added != 1 || len(back.Sigs) != 1 {
+		t.Errorf("%d added, %v:\n%s", added, err, united)
 	}
 }
