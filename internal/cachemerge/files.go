@@ -103,8 +103,8 @@ func (m *Merger) takeBatch(ctx context.Context, from *bincache.Cache, batch []st
 
 // comparePins reports a pin that keeps other paths in a source than in the target.
 func (m *Merger) comparePins(from *bincache.Cache, name string) {
-	kept, err := fs.ReadFile(m.target().FS(), name)
-	other, err2 := fs.ReadFile(from.FS(), name)
+	kept, err := m.target().ReadFile(name)
+	other, err2 := from.ReadFile(name)
 	if err = errors.Join(err, err2); err != nil {
 		m.unreadable(from, name, err)
 		return

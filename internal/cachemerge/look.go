@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/nix-larder/larder/internal/bincache"
 )
@@ -73,61 +74,39 @@ func (m *Merger) readUnseen(ctx context.Context) error {
 	return nil
 }
 
-// A reading is what was read of an entry of one cache.
-type reading struct {
-	hash    string
-	narInfo *bincache.NarInfo
-	err     error
-}
-
 // read reads entries of one cache, and unites them with those of the caches before.
 func (m *Merger) read(ctx context.Context, cache int, hashes []string) error {
+	var one sync.Mutex // what was read is not kept: a cache can have narinfos of any size
 	for batch := range slices.Chunk(hashes, m.batch) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		readings := make([]reading, len(batch))
-		for i, hash := range batch {
-			readings[i].hash = hash
-		}
-		err := bincache.EachOf(pointers(readings), func(r *reading) error {
-			r.narInfo, _, r.err = m.caches[cache].Read(r.hash)
-			return nil
+		err := bincache.EachOf(batch, func(hash string) error {
+			n, _, err := m.caches[cache].Read(hash)
+			one.Lock()
+			defer one.Unlock()
+			return m.unite(cache, hash, n, err)
 		})
 		if err != nil {
 			return err
-		}
-		for _, r := range readings {
-			if err := m.unite(cache, r); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
 }
 
-func pointers[T any](s []T) []*T {
-	p := make([]*T, len(s))
-	for i := range s {
-		p[i] = &s[i]
-	}
-	return p
-}
-
 // unite adds what one cache has to what those before it have.
-func (m *Merger) unite(cache int, r reading) error {
-	if errors.Is(r.err, fs.ErrNotExist) {
+func (m *Merger) unite(cache int, hash string, n *bincache.NarInfo, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil // it was removed meanwhile
 	}
-	e := m.entries[m.id(r.hash)]
+	e := m.entries[m.id(hash)]
 	e.seen = true
-	n := r.narInfo
-	if r.err != nil {
-		if cache == 0 && !errors.Is(r.err, bincache.ErrDamaged) {
-			return fmt.Errorf("read entry of %s: %w", r.hash, r.err)
+	if err != nil {
+		if cache == 0 && !errors.Is(err, bincache.ErrDamaged) {
+			return fmt.Errorf("read entry of %s: %w", hash, err)
 		}
 		e.mend = cache == 0
-		m.damaged(e, cache, n, r.err)
+		m.damaged(e, cache, n, err)
 		return nil
 	}
 	if len(e.homes) == 0 {
@@ -210,6 +189,7 @@ type state uint8
 const (
 	unvisited state = iota
 	visiting
+	circular // visiting, and it has been come to again
 	visited
 )
 
@@ -220,8 +200,9 @@ func (m *Merger) order() []*entry {
 	var visit func(e *entry) (usable bool)
 	visit = func(e *entry) bool {
 		switch {
-		case e.state == visiting:
-			return false // no Nix makes a circle of references, and it can't be added in order
+		case e.state == visiting || e.state == circular:
+			e.state = circular // no Nix makes a circle of references, and it can't be added in order
+			return false
 		case e.state == visited || !e.seen || e.lost() || e.inTarget():
 			return !e.lost()
 		}
@@ -230,12 +211,16 @@ func (m *Merger) order() []*entry {
 		for _, ref := range e.refs {
 			usable = visit(m.entries[ref]) && usable
 		}
-		e.state = visited
-		if usable {
+		switch {
+		case usable:
 			order = append(order, e)
-		} else {
+		case e.state == circular:
+			m.damaged(e, int(e.homes[0]), nil, errCircle)
+			e.homes = nil
+		default:
 			m.leaveOut(e)
 		}
+		e.state = visited
 		return usable
 	}
 	for _, e := range m.entries {
@@ -243,6 +228,8 @@ func (m *Merger) order() []*entry {
 	}
 	return order
 }
+
+var errCircle = errors.New("what it refers to refers to it")
 
 func (m *Merger) leaveOut(e *entry) {
 	e.homes = nil
