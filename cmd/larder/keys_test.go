@@ -294,3 +294,31 @@ func TestGeneratedKeyIsNamedAfterTheMachine(t *testing.T) {
 		t.Errorf("keys are %q", got)
 	}
 }
+
+// FuzzParseKey asserts that what is read as a secret key makes signatures that its public
+// key verifies, and that no error has any of what may be a secret in it.
+func FuzzParseKey(f *testing.F) {
+	secret, public, err := signature.GenerateKeypair("cache.example.org-1", bytes.NewReader(make([]byte, 64)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, text := range []string{secret.String(), secret.String() + "\n", public.String(), "", ":", "a:", ":AAAA", "a#:" + strings.TrimPrefix(secret.String(), "cache.example.org-1:"), secret.String()[:60]} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		key, err := parseKey(text)
+		if err != nil {
+			if _, value, _ := strings.Cut(strings.TrimSpace(text), ":"); len(value) > 10 && strings.Contains(err.Error(), value) {
+				t.Errorf("the error has the key in it: %v", err)
+			}
+			return
+		}
+		sig, err := key.Sign(nil, "text")
+		if err != nil || !key.ToPublicKey().Verify("text", sig) || key.ToPublicKey().Verify("other", sig) {
+			t.Errorf("a signature by %q is not right: %v", text, err)
+		}
+		if _, err := signature.ParsePublicKey(key.ToPublicKey().String()); err != nil {
+			t.Errorf("nobody can read the public key of %q: %v", text, err)
+		}
+	})
+}

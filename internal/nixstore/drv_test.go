@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/nix-community/go-nix/pkg/derivation"
 )
 
 const (
@@ -57,6 +59,22 @@ func FuzzParseOutputs(f *testing.F) {
 		paths, err := parseOutputs(text)
 		if err == nil && (len(paths) == 0 || slices.Contains(paths, "")) {
 			t.Errorf("parseOutputs(%q) = %q without an error", text, paths)
+		}
+		if err != nil || slices.ContainsFunc(paths, func(p string) bool { return CheckPath("/nix/store", p) != nil }) {
+			return
+		}
+		// A parser of whole derivations has to see the same outputs.
+		whole, _ := derivation.ReadDerivation(strings.NewReader(text)) // the error is of what it does not know
+		if whole == nil || len(whole.Outputs) == 0 {
+			return
+		}
+		var want []string
+		for _, out := range whole.Outputs {
+			want = append(want, out.Path)
+		}
+		slices.Sort(want)
+		if !slices.Equal(slices.Sorted(slices.Values(paths)), want) {
+			t.Errorf("parseOutputs(%q) = %q, want %q", text, paths, want)
 		}
 	})
 }
