@@ -162,6 +162,19 @@ func (c *Cache) runNames() ([]string, error) {
 	return names, err
 }
 
+var errNewerRun = errors.New("newer than this program's")
+
+// CheckRun returns an error if a file below .larder/runs is not worth to be taken: not
+// even a newer larder could read it. One that can't be read, or never ends, is in the way
+// of all who want to know what was used when.
+func (c *Cache) CheckRun(name string) error {
+	_, err := c.readRun(path.Base(name))
+	if errors.Is(err, errNewerRun) {
+		return nil
+	}
+	return err
+}
+
 func (c *Cache) readRun(name string) (Run, error) {
 	text, err := c.readFile(path.Join(runsDir, name), maxRun)
 	if err != nil {
@@ -206,7 +219,7 @@ func parseRun(text []byte, storeDir string) (Run, error) {
 		return Run{}, errors.New("it is not the record of a run")
 	}
 	if version > runVersion {
-		return Run{}, fmt.Errorf("version %d is newer than this program's %d", version, runVersion)
+		return Run{}, fmt.Errorf("version %d is %w %d", version, errNewerRun, runVersion)
 	}
 	// What was cut off may end in a whole line, but not in this one.
 	body, ok := strings.CutSuffix("\n"+rest, "\nend\n")

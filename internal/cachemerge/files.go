@@ -13,10 +13,13 @@ import (
 	"github.com/nix-larder/larder/internal/bincache"
 )
 
-const pins = ".larder/pins"
+const (
+	pins = ".larder/pins"
+	runs = ".larder/runs"
+)
 
 // folders have files of which those are copied whose names the target has not.
-var folders = []string{"log", "realisations", "build-trace-v2", ".larder/runs", pins}
+var folders = []string{"log", "realisations", "build-trace-v2", runs, pins}
 
 // unfinished are Nix's files that are not what their names say yet.
 var unfinished = regexp.MustCompile(`\.tmp\.[0-9]+(\.[0-9]+)?$`)
@@ -59,12 +62,24 @@ func (m *Merger) listings(cache int) []string {
 
 // files returns the regular files below a directory of a source.
 func (m *Merger) files(from *bincache.Cache, folder string) []string {
+	// Through a link to another place of the cache there would be something else.
+	if info, err := fs.Lstat(from.FS(), folder); err == nil && !info.IsDir() {
+		m.unreadable(from, folder, errNoFolder)
+		return nil
+	}
 	var names []string
 	_ = fs.WalkDir(from.FS(), folder, func(name string, d fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 		case err != nil:
 			m.unreadable(from, name, err)
+		case folder == runs && d.Type().IsRegular() && d.Name() != ".keep":
+			// One at a time: a record can be large.
+			if err := from.CheckRun(name); err == nil {
+				names = append(names, name)
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				m.unreadable(from, name, err)
+			}
 		case d.Type().IsRegular() && d.Name() != ".keep" && !unfinished.MatchString(d.Name()):
 			names = append(names, name)
 		}
@@ -72,6 +87,8 @@ func (m *Merger) files(from *bincache.Cache, folder string) []string {
 	})
 	return names
 }
+
+var errNoFolder = errors.New("it is not a directory")
 
 func (m *Merger) takeBatch(ctx context.Context, from *bincache.Cache, batch []string) error {
 	dirs := make(map[string]bool)

@@ -3,11 +3,15 @@ package cachemerge
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func TestLogsRealisationsRunsAndPinsAreMergedToo(t *testing.T) {
@@ -19,7 +23,10 @@ func TestLogsRealisationsRunsAndPinsAreMergedToo(t *testing.T) {
 	} {
 		for _, file := range files {
 			want[file] = file
-			write(t, filepath.Join(dir, file), file)
+			if strings.HasPrefix(file, runs) {
+				want[file] = record
+			}
+			write(t, filepath.Join(dir, file), want[file])
 		}
 	}
 	// The first one is right.
@@ -46,6 +53,46 @@ func TestLogsRealisationsRunsAndPinsAreMergedToo(t *testing.T) {
 	}
 	if r := merge(t, target, two, one); r.Files != 0 || len(r.Conflicts) != 1 {
 		t.Errorf("second result is %+v, want no files", r)
+	}
+}
+
+const record = "larder-run 1\nended 2026-11-21T12:00:00Z\nend\n"
+
+// Records that nobody can read would be in the way of all who want to know what was used.
+func TestUnreadableRecordsAreLeftOut(t *testing.T) {
+	source := newCache(t, named("a")...)
+	for name, text := range map[string]string{
+		"good":   record,
+		"newer":  "larder-run 999\nof which we know nothing",
+		"junk":   "junk",
+		"cut":    strings.TrimSuffix(record, "end\n"),
+		"future": strings.Replace(record, "2026", "9999", 1),
+	} {
+		write(t, filepath.Join(source, runs, name), text)
+	}
+	must(t, unix.Mkfifo(filepath.Join(source, runs, "pipe"), 0o644))
+	target := filepath.Join(t.TempDir(), "cache")
+	merge(t, target, source)
+	if diff := cmp.Diff([]string{runs + "/good", runs + "/newer"}, slices.Sorted(maps.Keys(filesOf(t, target)))); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+}
+
+// A folder that is a link has what is elsewhere in the cache.
+func TestFolderThatIsALinkIsLeftOut(t *testing.T) {
+	source := newCache(t, named("a")...)
+	for _, folder := range folders {
+		must(t, os.MkdirAll(filepath.Join(source, filepath.Dir(folder)), 0o755))
+		must(t, os.RemoveAll(filepath.Join(source, folder)))
+		to, err := filepath.Rel(filepath.Dir(folder), ".")
+		must(t, err)
+		must(t, os.Symlink(to, filepath.Join(source, folder)))
+	}
+	target := filepath.Join(t.TempDir(), "cache")
+	merge(t, target, source)
+	has(t, target, "a")
+	if files := filesOf(t, target); len(files) > 0 {
+		t.Errorf("files are %q", files)
 	}
 }
 
