@@ -131,7 +131,8 @@ func (s *Setup) infoless(storeDir string) Finding {
 	return f
 }
 
-// missing says that directories are gone: archives and CI providers drop empty ones.
+// missing says that directories are gone: archives and CI providers drop empty ones. What
+// is in the place of one is in the way.
 func (s *Setup) missing(dirs []string) Finding {
 	f := Finding{
 		Severity: Warning,
@@ -142,10 +143,17 @@ func (s *Setup) missing(dirs []string) Finding {
 		f.Severity = Problem
 	}
 	words := []string{"mkdir -p"}
+	var away []string
 	for _, dir := range dirs {
-		words = append(words, quote(filepath.Join(s.Cache, dir)))
+		name := filepath.Join(s.Cache, dir)
+		words = append(words, quote(name))
+		if exists(name) {
+			f.Severity = Problem
+			f.What += fmt.Sprintf("; %s is a file, or a link that leads out of it", dir)
+			away = append(away, fmt.Sprintf("mv %s %s", quote(name), quote(name+".away")))
+		}
 	}
-	f.Run = []string{strings.Join(words, " ")}
+	f.Run = append(away, strings.Join(words, " "))
 	return f
 }
 

@@ -36,6 +36,15 @@ func TestLinkInPlaceOfADirectoryIsFound(t *testing.T) {
 	}
 }
 
+// What leads out of the cache is not read, and can't be made while it is there.
+func TestLinkInPlaceOfWhatReadersNeedIsFound(t *testing.T) {
+	s := newSite(t)
+	name := filepath.Join(s.Cache, "log")
+	must(t, os.RemoveAll(name))
+	must(t, os.Symlink(t.TempDir(), name))
+	s.cures(t, checkCache, s.finds(t, checkCache, Problem, "lost its log; log is a file, or a link"))
+}
+
 func TestWhatIsNoFileIsNamed(t *testing.T) {
 	s := newSite(t)
 	n := s.publish(t, "entry", nil)
