@@ -48,7 +48,7 @@ func benchCache(b *testing.B, count int) (*Cache, []string) {
 	var nar string
 	for i := range count {
 		n := benchNarInfo(i)
-		n.FileSize, n.URL = 3, fmt.Sprintf("nar/%052d.nar", i)
+		n.FileSize, n.NarSize, n.URL = 3, 3, fmt.Sprintf("nar/%052d.nar", i)
 		file := filepath.Join(c.Path(), n.URL)
 		if i%10_000 == 0 {
 			nar = file

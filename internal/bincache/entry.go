@@ -34,6 +34,9 @@ func (c *Cache) Entry(storePath string) (*NarInfo, error) {
 
 // checkNar returns an error if the NAR of an entry is not there.
 func (c *Cache) checkNar(n *NarInfo) error {
+	if !isNarPlace(n.URL) {
+		return n.notNarPlace()
+	}
 	info, err := c.root.Stat(n.URL)
 	return n.checkFile(info, err)
 }

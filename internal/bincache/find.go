@@ -195,6 +195,10 @@ func quickErr(name string, err error) error {
 	return errNotQuick
 }
 
+// maxOverhead is more than any compression adds to what is small. What is large becomes
+// half as large again at most, by the oldest of them.
+const maxOverhead = 32 << 10
+
 // checkNarSize returns an error if the size of a NAR's file is not what it should be.
 func (n *NarInfo) checkNarSize(size int64) error {
 	switch {
@@ -202,6 +206,10 @@ func (n *NarInfo) checkNarSize(size int64) error {
 		return fmt.Errorf("%w: %s is empty", ErrDamaged, n.URL)
 	case n.FileSize != 0 && size != n.FileSize:
 		return fmt.Errorf("%w: size of %s is %d, want %d", ErrDamaged, n.URL, size, n.FileSize)
+	case n.Compression == "none" && size != n.NarSize:
+		return fmt.Errorf("%w: size of %s is %d, and of its NAR %d", ErrDamaged, n.URL, size, n.NarSize)
+	case size/2-maxOverhead > n.NarSize: // as no compression makes it
+		return fmt.Errorf("%w: size of %s is %d, and of its NAR only %d", ErrDamaged, n.URL, size, n.NarSize)
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ const (
 // another file is in its place that can't be told for a damaged one.
 func (c *Cache) TakeNar(ctx context.Context, from *Cache, n *NarInfo) (how How, size int64, err error) {
 	if !isNarPlace(n.URL) {
-		return 0, 0, fmt.Errorf("%w: %s is no place for a NAR", ErrDamaged, n.URL)
+		return 0, 0, n.notNarPlace()
 	}
 	src, info, err := from.openNar(n)
 	if err != nil {
@@ -90,16 +90,20 @@ func (c *Cache) takeNar(ctx context.Context, n *NarInfo, src *os.File, info fs.F
 }
 
 // isNarPlace tells whether a NAR may be there. What a narinfo of another cache says
-// must not overwrite anything else.
+// must not overwrite anything else, and what has another use is not there to stay.
 func isNarPlace(name string) bool {
-	top, rest, below := strings.Cut(name, "/")
+	top, rest, below := strings.Cut(path.Clean(name), "/")
 	switch {
-	case path.Clean(name) != name || path.Base(name) == ".keep":
+	case path.Base(name) == ".keep":
 		return false
 	case below:
 		return top != ".larder" && (top == "nar" && rest != "" || !isOurs(top))
 	}
 	return name != infoFile && !isOurs(name) && !strings.HasSuffix(name, narInfoEnding) && !strings.HasSuffix(name, ".ls")
+}
+
+func (n *NarInfo) notNarPlace() error {
+	return fmt.Errorf("%w: %s is no place for a NAR", ErrDamaged, n.URL)
 }
 
 func (c *Cache) openNar(n *NarInfo) (*os.File, fs.FileInfo, error) {

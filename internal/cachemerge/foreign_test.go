@@ -73,7 +73,7 @@ func TestNarOfAnotherEntryIsNotOverwritten(t *testing.T) {
 func TestNarIsPutOnlyWhereNarsAre(t *testing.T) {
 	for _, url := range []string{
 		"nix-cache-info", "CACHEDIR.TAG", ".gitignore", ".larder/lock", ".larder/runs/x", ".larder/pins/x", "log/x.drv", "realisations/x.doi",
-		"build-trace-v2/x/out.doi", "x.ls", "x.narinfo", "nar/.keep", "nar", "nar//x", "log",
+		"build-trace-v2/x/out.doi", "x.ls", "x.narinfo", "nar/.keep", "nar", "log",
 	} {
 		t.Run(url, func(t *testing.T) {
 			source, target := newCache(t), newCache(t)
