@@ -52,16 +52,16 @@ func (c *Cache) Named(ctx context.Context, name string) ([]string, error) {
 
 func isNarInfo(name string) bool { return strings.HasSuffix(name, narInfoEnding) }
 
-// readEntry returns the entry whose narinfo has this name.
-func (c *Cache) readEntry(name string) (*NarInfo, error) {
-	n, _, err := c.Read(strings.TrimSuffix(name, narInfoEnding))
+// readEntry returns the entry whose narinfo has this name, and how large that is.
+func (c *Cache) readEntry(name string) (n *NarInfo, size int, err error) {
+	n, text, err := c.Read(strings.TrimSuffix(name, narInfoEnding))
 	switch {
 	case err == nil:
-		return n, nil
+		return n, len(text), nil
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, err // removed meanwhile
+		return nil, 0, err // removed meanwhile
 	}
-	return nil, fmt.Errorf("read %s: %w", name, err)
+	return nil, 0, fmt.Errorf("read %s: %w", name, err)
 }
 
 // readDir returns the names in a directory of the cache, in no particular order.
@@ -77,11 +77,15 @@ func (c *Cache) readDir(name string) ([]string, error) {
 const (
 	readers   = 16 // so that the answers of a slow file system come at the same time
 	readBatch = 64 // files, so that a fast one is not held up by handing them over
+
+	// readBytes is how much is kept of a batch: narinfos may be of any size, but for
+	// nearly all it takes longer to hand them over than to read them.
+	readBytes = 1 << 20
 )
 
 // inParallel yields what read returns for each of some files, in no particular order,
-// but nothing for those that are gone.
-func inParallel[T any](ctx context.Context, names []string, read func(name string) (T, error)) iter.Seq2[T, error] {
+// but nothing for those that are gone. With it read returns how many bytes it keeps.
+func inParallel[T any](ctx context.Context, names []string, read func(name string) (value T, size int, err error)) iter.Seq2[T, error] {
 	type result struct {
 		value T
 		err   error
@@ -99,15 +103,24 @@ func inParallel[T any](ctx context.Context, names []string, read func(name strin
 						return
 					}
 					var batch []result
+					kept := 0
+					handOver := func() {
+						select {
+						case results <- batch:
+						case <-reading.Done():
+						}
+						batch, kept = nil, 0
+					}
 					for _, name := range names[end-readBatch : min(end, len(names))] {
-						if value, err := read(name); !errors.Is(err, fs.ErrNotExist) {
+						if value, size, err := read(name); !errors.Is(err, fs.ErrNotExist) {
 							batch = append(batch, result{value, err})
+							kept += size
+						}
+						if kept > readBytes {
+							handOver()
 						}
 					}
-					select {
-					case results <- batch:
-					case <-reading.Done():
-					}
+					handOver()
 				}
 			})
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -291,6 +292,18 @@ func TestNarIsOnlyWhereItStays(t *testing.T) {
 		if good != (err == nil) || !good && (!errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), url+" is no place")) {
 			t.Errorf("%s: error is %v", url, err)
 		}
+	}
+}
+
+// TestLargeFilesAreNotHeldBack has as many as a batch has of the size that is kept.
+func TestLargeFilesAreNotHeldBack(t *testing.T) {
+	names := make([]string, readBatch) // for one reader
+	var read atomic.Int64
+	for range inParallel(t.Context(), names, func(string) (int64, int, error) { return read.Add(1), readBytes + 1, nil }) {
+		if n := read.Load(); n > 2 { // one is here, and one waits
+			t.Errorf("%d were read", n)
+		}
+		break
 	}
 }
 

@@ -69,17 +69,17 @@ func (c *Cache) keyFiles(dir string) (names []string, err error) {
 var byContents = regexp.MustCompile(`\.narinfo$|^realisations/|^build-trace-v2/|^\.larder/pins/`)
 
 // keyOf returns what a file contributes to the key. A name has no NUL in it.
-func (c *Cache) keyOf(name string) (string, error) {
+func (c *Cache) keyOf(name string) (line string, size int, err error) {
 	if !byContents.MatchString(name) {
 		info, err := c.root.Lstat(name)
 		if err != nil {
-			return "", err
+			return "", 0, err
 		}
-		return fmt.Sprintf("%s\x00%d\x00", name, info.Size()), nil
+		return fmt.Sprintf("%s\x00%d\x00", name, info.Size()), 0, nil
 	}
 	text, err := c.readFile(name, maxNarInfo)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", name, err)
+		return "", 0, fmt.Errorf("%s: %w", name, err)
 	}
-	return fmt.Sprintf("%s\x00%x\x00", name, sha256.Sum256(text)), nil
+	return fmt.Sprintf("%s\x00%x\x00", name, sha256.Sum256(text)), 0, nil
 }
