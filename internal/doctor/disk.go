@@ -62,22 +62,33 @@ func (s *Setup) cacheDisk() []Finding {
 	if dir != filepath.Clean(s.Cache) {
 		return append(findings, s.probe(dir)...)
 	}
-	for _, inner := range []string{filepath.Join(dir, ".larder"), filepath.Join(dir, ".larder", "tmp")} {
+	for _, inner := range []string{".larder", ".larder/tmp", ".larder/runs", ".larder/lock"} {
+		isLock := inner == ".larder/lock"
+		inner = filepath.Join(dir, inner)
 		info, err := os.Lstat(inner)
 		switch {
-		case err != nil:
-			return append(findings, s.probe(dir)...)
-		case !info.IsDir():
-			return append(findings, Finding{
-				Severity: Problem,
-				What:     inner + " is a link, or a file",
-				Why:      "nothing is written to the cache: it would be written elsewhere",
-				Run:      []string{"rm " + quote(inner)},
-				Advice:   "larder makes the directory again",
-			})
+		case err != nil: // larder makes it
+		case !isLock && !info.IsDir():
+			return append(findings, inTheWay(inner, "a link, or a file"))
+		case isLock && !info.Mode().IsRegular():
+			return append(findings, inTheWay(inner, "no file"))
 		}
 	}
-	return append(findings, s.probe(filepath.Join(dir, ".larder", "tmp"))...)
+	if tmp := filepath.Join(dir, ".larder", "tmp"); exists(tmp) {
+		dir = tmp
+	}
+	return append(findings, s.probe(dir)...)
+}
+
+// inTheWay says that something is in the place of what larder makes in a cache.
+func inTheWay(name, what string) Finding {
+	return Finding{
+		Severity: Problem,
+		What:     name + " is " + what,
+		Why:      "larder writes nothing through what it has not made: it would be written elsewhere",
+		Run:      []string{fmt.Sprintf("mv %s %s", quote(name), quote(name+".away"))},
+		Advice:   "larder makes it again",
+	}
 }
 
 // writes tells whether it is us who write to the cache: the queue's owner does, or for

@@ -19,7 +19,7 @@ func TestCacheThatHasLostItsInfoIsFound(t *testing.T) {
 
 // A directory of larder's that is a link may be anywhere: nothing is tried there.
 func TestLinkInPlaceOfADirectoryIsFound(t *testing.T) {
-	for _, name := range []string{".larder", ".larder/tmp"} {
+	for _, name := range []string{".larder", ".larder/tmp", ".larder/runs"} {
 		s := newSite(t)
 		outside := t.TempDir()
 		must(t, os.Mkdir(filepath.Join(outside, "tmp"), 0o755))
@@ -27,12 +27,13 @@ func TestLinkInPlaceOfADirectoryIsFound(t *testing.T) {
 		must(t, os.Symlink(outside, filepath.Join(s.Cache, name)))
 		before, err := os.Stat(outside)
 		must(t, err)
-		s.finds(t, checkDisks, Problem, name+" is a link")
+		f := s.finds(t, checkDisks, Problem, name+" is a link")
 		after, err := os.Stat(outside)
 		must(t, err)
 		if !before.ModTime().Equal(after.ModTime()) {
 			t.Errorf("%s: something was tried outside the cache", name)
 		}
+		s.cures(t, checkDisks, f)
 	}
 }
 
@@ -43,6 +44,14 @@ func TestLinkInPlaceOfWhatReadersNeedIsFound(t *testing.T) {
 	must(t, os.RemoveAll(name))
 	must(t, os.Symlink(t.TempDir(), name))
 	s.cures(t, checkCache, s.finds(t, checkCache, Problem, "lost its log; log is a file, or a link"))
+}
+
+func TestLockThatIsNoFileIsFound(t *testing.T) {
+	s := newSite(t)
+	lock := filepath.Join(s.Cache, ".larder/lock")
+	must(t, os.Remove(lock))
+	must(t, unix.Mkfifo(lock, 0o644))
+	s.cures(t, checkDisks, s.finds(t, checkDisks, Problem, lock+" is no file"))
 }
 
 func TestWhatIsNoFileIsNamed(t *testing.T) {
