@@ -91,6 +91,9 @@ func (c *Cache) PublishNar(t *Temp, name string) error {
 		return err
 	}
 	have, err := c.root.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) || fitness(err) == isLink {
+		return t.Replace(name) // a link to nothing that is here
+	}
 	if err != nil {
 		return err
 	}

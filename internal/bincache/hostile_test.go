@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -249,52 +248,6 @@ func TestNumbersOfAnySizeAreRead(t *testing.T) {
 	}
 }
 
-// TestFileThatCannotBeItsNarIsDamaged has what is known of a file without its hash.
-func TestFileThatCannotBeItsNarIsDamaged(t *testing.T) {
-	for _, test := range []struct {
-		compression   string
-		file, narSize int64
-		good          bool
-	}{
-		{"none", 5, 5, true},
-		{"none", 4, 5, false},
-		{"none", 6, 5, false},
-		{"none", 5, math.MaxInt64, false},
-		{"xz", 100, 5, true},
-		{"xz", 5, math.MaxInt64, true}, // a bomb, or a NAR of zeros: who unpacks it finds out
-		{"compress", 3 << 20, 2 << 20, true},
-		{"zstd", 1 << 40, 5, false},
-		{"zstd", math.MaxInt64, math.MaxInt64 / 3, false},
-	} {
-		n := &NarInfo{URL: "nar/x", Compression: test.compression, NarSize: test.narSize}
-		err := n.checkNarSize(test.file)
-		if test.good && err != nil || !test.good && (!errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), n.URL)) {
-			t.Errorf("%+v: error is %v", test, err)
-		}
-	}
-}
-
-// TestNarIsOnlyWhereItStays names files that have another use.
-func TestNarIsOnlyWhereItStays(t *testing.T) {
-	for url, good := range map[string]bool{
-		"nar/x": true, "nar//x": true, "x.nar": true, "blobs/ab/x": true, ".larder/tmp/x": false, ".larder//runs/x": false,
-		infoFile: false, narInfoName(libc): false, "x.ls": false, "log/x": false,
-	} {
-		c := newCache(t)
-		write(t, c, filepath.Clean(url), "StoreDir: "+storeDir+"\n")
-		n := narInfo(hello, "StoreDir: "+storeDir+"\n")
-		n.URL = url
-		write(t, c, narInfoName(hello), string(n.Format()))
-		_, err := c.Entry(hello)
-		if found := c.Find(t.Context(), []string{hello})[0].Err; (found == nil) != (err == nil) {
-			t.Errorf("%s: Find says %v, and Entry %v", url, found, err)
-		}
-		if good != (err == nil) || !good && (!errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), url+" is no place")) {
-			t.Errorf("%s: error is %v", url, err)
-		}
-	}
-}
-
 // TestLargeFilesAreNotHeldBack has as many as a batch has of the size that is kept.
 func TestLargeFilesAreNotHeldBack(t *testing.T) {
 	names := make([]string, readBatch) // for one reader
@@ -340,7 +293,7 @@ func TestRecordOfTheFutureIsNotBelieved(t *testing.T) {
 	}
 }
 
-// TestRecordThatNamesWhatIsNotThere says nothing of what is.
+// TestRecordThatLiesIsNoHarm has records that are none.
 func TestRecordThatLiesIsNoHarm(t *testing.T) {
 	for name, text := range map[string]string{
 		"unclean":     "larder-run 1\nended 2026-11-21T12:00:00Z\nused ../../etc/passwd\nend\n",

@@ -63,7 +63,11 @@ func leadsOut(err error) bool {
 
 // openDir opens a directory of the cache for reading.
 func (c *Cache) openDir(name string) (*os.File, error) {
-	return c.root.OpenFile(name, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+	d, err := c.root.OpenFile(name, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+	if leadsOut(err) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: isLink}
+	}
+	return d, err
 }
 
 // readFile returns what is in a file. One that is larger than limit is unfit.
