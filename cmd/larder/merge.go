@@ -182,6 +182,6 @@ func printWarnings(w io.Writer, warnings []string) {
 			fmt.Fprintf(w, "larder: warning: and %d more\n", len(warnings)-i)
 			return
 		}
-		fmt.Fprintf(w, "larder: warning: %s\n", warning)
+		fmt.Fprintf(w, "larder: warning: %s\n", printable(warning))
 	}
 }

@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -239,14 +241,18 @@ func (s *Setup) damaged(sample sample) []Finding {
 	if len(sample.errs) == 0 {
 		return nil
 	}
+	first := sample.errs[0].Error()
+	if strings.ContainsFunc(first, unicode.IsControl) { // from a narinfo, which can do anything to a terminal
+		first = strconv.Quote(first)
+	}
 	f := Finding{
 		Severity: Warning,
-		What:     sample.errs[0].Error(),
+		What:     first,
 		Why:      "what such an entry is of is built again by those who need it",
 		Advice:   "who copies the path again mends its entry (larder push PATH); deleting the narinfo is enough to be rid of it",
 	}
 	if n := len(sample.errs); n > 1 {
-		f.What = fmt.Sprintf("%s of those looked at can't be used; %v", count(n, "entry"), sample.errs[0])
+		f.What = fmt.Sprintf("%s of those looked at can't be used; %s", count(n, "entry"), first)
 	}
 	// larder run sets it.
 	if s.Queue != nil && s.Nix != nil && s.Nix.Knows("fallback") && !s.Nix.Bool("fallback") {

@@ -3,6 +3,7 @@ package doctor
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +45,20 @@ func TestLinkInPlaceOfWhatReadersNeedIsFound(t *testing.T) {
 	must(t, os.RemoveAll(name))
 	must(t, os.Symlink(t.TempDir(), name))
 	s.cures(t, checkCache, s.finds(t, checkCache, Problem, "lost its log; log is a file, or a link"))
+}
+
+// A narinfo can say what does something to a terminal.
+func TestControlCharactersAreNotPrinted(t *testing.T) {
+	s := newSite(t)
+	n := s.publish(t, "entry", nil)
+	file := filepath.Join(s.Cache, filepath.Base(n.StorePath)[:32]+".narinfo")
+	text, err := os.ReadFile(file)
+	must(t, err)
+	must(t, os.WriteFile(file, []byte(strings.Replace(string(text), "URL: ", "URL: \x1b[31m", 1)), 0o644))
+	s.Nix = nil
+	if f := s.finds(t, checkCache, Warning, filepath.Base(file)); strings.Contains(f.What, "\x1b") {
+		t.Errorf("it says %q", f.What)
+	}
 }
 
 func TestLockThatIsNoFileIsFound(t *testing.T) {
