@@ -74,6 +74,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			pushCommand(),
 			listCommand(),
 			mergeCommand(),
+			signCommand(),
 			doctorCommand(),
 			statusCommand(),
 			retryCommand(),

@@ -39,6 +39,10 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 		"merge --cache DIR DIR", // itself
 		"merge --cache DIR s3://bucket",
 		"merge --cache DIR other --json",
+		"sign --cache DIR",
+		"sign --cache DIR --drop-key name:QUFB",
+		"sign --cache DIR --drop-key ",
+		"sign --cache DIR --drop-key old /nix/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-lib --json",
 	} {
 		var stdout, stderr bytes.Buffer
 		args := strings.Fields(strings.ReplaceAll("larder "+args, "DIR", t.TempDir()))
@@ -55,7 +59,7 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 	}
 }
 
-var commands = []string{"run", "start", "stop", "init", "daemon", "drain", "sync", "explain", "push", "list", "merge", "doctor", "status", "retry", "uninstall"}
+var commands = []string{"run", "start", "stop", "init", "daemon", "drain", "sync", "explain", "push", "list", "merge", "sign", "doctor", "status", "retry", "uninstall"}
 
 func TestEveryCommandHasHelp(t *testing.T) {
 	for _, command := range commands {

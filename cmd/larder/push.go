@@ -24,7 +24,7 @@ func pushCommand() *cli.Command {
 			"or a link to one, such as ./result. With --cache it needs no queue.",
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
-			&cli.BoolFlag{Name: "stdin", Usage: "read more paths from standard input, one per line"},
+			stdinFlag(),
 		}, keyFlags()...),
 		Action: push,
 	}
@@ -34,13 +34,9 @@ func push(c *cli.Context) error {
 	if err := flagsFirst(c); err != nil {
 		return err
 	}
-	args := c.Args().Slice()
-	if c.Bool("stdin") {
-		lines, err := readLines(c.App.Reader)
-		if err != nil {
-			return err
-		}
-		args = append(args, lines...)
+	args, err := pathArgs(c)
+	if err != nil {
+		return err
 	}
 	if len(args) == 0 && !c.Bool("stdin") {
 		return usageError("no path is named", "larder push --cache DIR ./result")
@@ -81,13 +77,31 @@ func pushSettings(c *cli.Context) (queue.Settings, error) {
 	return s, q.Close()
 }
 
+func stdinFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "stdin", Usage: "read more paths from standard input, one per line"}
+}
+
+// pathArgs returns the arguments, and the lines of standard input if they count.
+func pathArgs(c *cli.Context) ([]string, error) {
+	args := c.Args().Slice()
+	if !c.Bool("stdin") {
+		return args, nil
+	}
+	lines, err := readLines(c.App.Reader)
+	return append(args, lines...), err
+}
+
 func parsePaths(args []string) ([]string, error) {
-	dirs := nixstore.DefaultDirs()
+	return parsePathsBelow(nixstore.DefaultDirs().Store, args)
+}
+
+// parsePathsBelow is parsePaths for a cache, whose store need not be here.
+func parsePathsBelow(storeDir string, args []string) ([]string, error) {
 	paths := make([]string, len(args))
 	for i, arg := range args {
-		path, err := nixstore.ParsePath(dirs.Store, arg)
+		path, err := nixstore.ParsePath(storeDir, arg)
 		if err != nil {
-			return nil, withHint(fmt.Errorf("%q is not a store path: %w", arg, err), "a path looks like "+dirs.Store+"/<hash>-<name>; ./result works too")
+			return nil, withHint(fmt.Errorf("%q is not a store path: %w", arg, err), "a path looks like "+storeDir+"/<hash>-<name>; ./result works too")
 		}
 		paths[i] = path
 	}

@@ -70,11 +70,14 @@ func showProgress(c *cli.Context, now func() progress) (done func()) {
 
 func showLine(w io.Writer) func(progress) {
 	return func(p progress) {
-		of := ""
-		if p.bytes > 0 {
-			of = " of " + humanize.IBytes(uint64(p.bytes))
+		bytes := ""
+		switch {
+		case p.bytes > 0:
+			bytes = ", " + humanize.IBytes(uint64(p.read)) + " of " + humanize.IBytes(uint64(p.bytes))
+		case p.read > 0:
+			bytes = ", " + humanize.IBytes(uint64(p.read))
 		}
-		fmt.Fprintf(w, "larder: %d of %d paths, %s%s\n", p.done, p.total, humanize.IBytes(uint64(p.read)), of)
+		fmt.Fprintf(w, "larder: %d of %d paths%s\n", p.done, p.total, bytes)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 )
 
 // benchNarInfo returns a narinfo as most are: with some references, and a signature.
@@ -96,5 +98,21 @@ func BenchmarkPresence(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkResign has 20,000 entries go from one key to another.
+func BenchmarkResign(b *testing.B) {
+	c, _ := benchCache(b, 20_000)
+	names := [2]string{"a-1", "b-1"}
+	keys := [2]signature.SecretKey{newKey(b, names[0]), newKey(b, names[1])}
+	i := 0
+	for b.Loop() {
+		r, err := c.Resign(b.Context(), Resigning{Keys: keys[i%2 : i%2+1], Drop: []string{names[1-i%2]}})
+		must(b, err)
+		if r.Changed != 20_000 {
+			b.Fatalf("%+v", r)
+		}
+		i++
 	}
 }

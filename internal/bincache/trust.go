@@ -28,6 +28,11 @@ func (n *NarInfo) SignatureState(keys []signature.PublicKey) SignatureState {
 	if n.contentAddressed() {
 		return ContentAddressed
 	}
+	return n.signatureState(keys)
+}
+
+// signatureState is SignatureState for what needs a signature.
+func (n *NarInfo) signatureState(keys []signature.PublicKey) SignatureState {
 	state := Unsigned
 	fingerprint := n.Fingerprint()
 	for _, sig := range n.Sigs {

@@ -38,98 +38,34 @@ func EachOf[T any](batch []T, do func(T) error) error {
 // signatures it has added, none to an entry that is not there, is damaged, or has
 // other contents.
 func (c *Cache) UniteSignatures(ctx context.Context, batch []*NarInfo) (added int, err error) {
-	all := make([]*signing, len(batch))
-	defer func() {
-		for _, s := range all {
-			if s != nil && s.temp != nil {
-				s.temp.Discard()
-			}
-		}
-	}()
+	all, adds := make([]*rewrite, len(batch)), make([]int, len(batch))
 	for i, n := range batch {
-		all[i] = &signing{cache: c, want: n}
+		all[i] = &rewrite{hash: HashPart(n.StorePath), change: func() (before, after []byte, err error) {
+			have, text, err := c.Read(HashPart(n.StorePath))
+			if errors.Is(err, ErrDamaged) || errors.Is(err, fs.ErrNotExist) {
+				return nil, nil, nil
+			}
+			if err != nil || !have.SameContents(n) || !lacks(have, n.Sigs) {
+				return nil, nil, err
+			}
+			after, adds[i] = WithSignatures(have, text, n.Sigs)
+			return text, after, nil
+		}}
 	}
-	// Somebody may change an entry between its look and the lock.
-	for len(all) > 0 {
-		if err := EachOf(all, (*signing).prepare); err != nil {
-			return added, err
+	err = c.rewriteAll(ctx, all)
+	for i, r := range all {
+		if r.done {
+			added += adds[i]
 		}
-		all = slices.DeleteFunc(all, func(s *signing) bool { return s.temp == nil })
-		count, err := c.putSigned(ctx, all)
-		added += count
-		if err != nil {
-			return added, err
-		}
-		all = slices.DeleteFunc(all, func(s *signing) bool { return s.done })
 	}
-	if added == 0 {
-		return 0, nil
-	}
-	return added, c.SyncDir(".")
-}
-
-// putSigned puts narinfos in place that are still what they were when they were
-// prepared.
-func (c *Cache) putSigned(ctx context.Context, batch []*signing) (added int, err error) {
-	if len(batch) == 0 {
-		return 0, nil
-	}
-	unlock, err := c.lock(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer unlock()
-	for _, s := range batch {
-		name := narInfoName(s.want.StorePath)
-		now, err := c.readFile(name, maxNarInfo)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return added, err
-		}
-		if !bytes.Equal(now, s.before) {
-			s.temp.Discard()
-			continue
-		}
-		if err := s.temp.Replace(name); err != nil {
-			return added, err
-		}
-		s.done = true
-		added += s.adds
-	}
-	return added, nil
-}
-
-// A signing is an entry that gets signatures.
-type signing struct {
-	cache  *Cache
-	want   *NarInfo
-	before []byte // its narinfo
-	temp   *Temp  // its narinfo with the signatures; nil if there are none to add
-	adds   int    // signatures
-	done   bool
-}
-
-func (s *signing) prepare() error {
-	s.temp = nil
-	have, text, err := s.cache.Read(HashPart(s.want.StorePath))
-	if errors.Is(err, ErrDamaged) || errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil || !have.SameContents(s.want) || !lacks(have, s.want.Sigs) {
-		return err
-	}
-	s.before = text
-	var united []byte
-	united, s.adds = WithSignatures(have, text, s.want.Sigs)
-	if s.temp, err = s.cache.TempText(united); err != nil {
-		return err
-	}
-	return s.temp.Sync()
+	return added, err
 }
 
 // SameContents tells whether two entries of one store path are the same for a
 // signature: in contents, and in references.
 func (n *NarInfo) SameContents(o *NarInfo) bool {
-	return n.StorePath == o.StorePath && n.NarHash == o.NarHash && n.NarSize == o.NarSize && slices.Equal(n.References, o.References)
+	return n.StorePath == o.StorePath && n.NarHash == o.NarHash && n.NarSize == o.NarSize &&
+		(slices.Equal(n.References, o.References) || slices.Equal(sortedSet(n.References), sortedSet(o.References)))
 }
 
 // WithSignatures returns the text of a narinfo with some signatures that it may have
@@ -139,12 +75,20 @@ func WithSignatures(n *NarInfo, text []byte, sigs []string) (united []byte, adde
 	if !lacks(n, sigs) {
 		return text, 0
 	}
-	all := slices.Concat(n.Sigs, sigs)
-	slices.Sort(all)
-	all = slices.Compact(all)
-	added = len(all) - len(slices.Compact(slices.Sorted(slices.Values(n.Sigs))))
+	all := sortedSet(slices.Concat(n.Sigs, sigs))
+	return setSignatures(n, text, all), len(all) - len(sortedSet(n.Sigs))
+}
+
+// sortedSet returns what is in a list, once.
+func sortedSet(list []string) []string {
+	return slices.Compact(slices.Sorted(slices.Values(list)))
+}
+
+// setSignatures returns the text of a narinfo with these signatures in place of those
+// that it has, and otherwise as it is.
+func setSignatures(n *NarInfo, text []byte, sigs []string) []byte {
 	var b strings.Builder
-	left := all
+	left := sigs
 	write := func() {
 		for _, sig := range left {
 			b.WriteString("Sig: " + sig + "\n")
@@ -163,10 +107,10 @@ func WithSignatures(n *NarInfo, text []byte, sigs []string) (united []byte, adde
 	write()
 	// Not every text that Nix reads is made of lines.
 	back, err := ParseNarInfo([]byte(b.String()))
-	if want := n.signedBy(all); err != nil || !back.equal(want) {
-		return want.Format(), added
+	if want := n.signedBy(sigs); err != nil || !back.equal(want) {
+		return want.Format()
 	}
-	return []byte(b.String()), added
+	return []byte(b.String())
 }
 
 // signedBy returns an entry with other signatures.

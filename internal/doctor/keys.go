@@ -98,7 +98,7 @@ func (s *Setup) signatures(entries []*bincache.NarInfo) []Finding {
 			Severity: Problem,
 			What:     fmt.Sprintf("%s of those looked at have no signature", count(t.unsigned, "entry")),
 			Why:      "Nix does not use them from a cache that is named without ?trusted=true (require-sigs)",
-			Advice:   "replace " + bincache.URL(s.Cache) + " among the substituters, or let larder sign",
+			Advice:   "replace " + bincache.URL(s.Cache) + " among the substituters, or let larder sign --signing-key-file FILE sign them",
 		}, "extra-substituters = "+bincache.SubstituterURL(s.Cache)))
 	}
 	f := Finding{

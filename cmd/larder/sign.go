@@ -1,0 +1,145 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync/atomic"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/queue"
+)
+
+const dropFlag = "drop-key"
+
+func signCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "sign",
+		Usage:     "sign what is in a cache, and take the signatures of a retired key away",
+		ArgsUsage: "[PATH…]",
+		Description: "Adds signatures to all entries of the cache, or to those of the closures of the PATHs, as far as the cache has them. " +
+			"What it vouches for is what the cache says: name an old key with --trusted-public-key to sign only what that one has signed. " +
+			"With --drop-key each entry goes from one key to the other at once. All else in an entry stays. It needs no Nix, and with --cache no queue.",
+		Flags: append([]cli.Flag{
+			cacheFlag(), queueFlag(),
+			&cli.StringSliceFlag{Name: dropFlag, Usage: "remove the signatures of the key with the name `NAME`, but for those that are added"},
+			trustedKeyFlag(),
+			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "only say what would be done"},
+			stdinFlag(), jsonFlag(), quietFlag(),
+		}, keyFlags()...),
+		Action: signCache,
+	}
+}
+
+func signCache(c *cli.Context) error {
+	if err := flagsFirst(c); err != nil {
+		return err
+	}
+	o := bincache.Resigning{DryRun: c.Bool("dry-run"), Drop: c.StringSlice(dropFlag)}
+	for _, name := range o.Drop {
+		if checkKeyName(name) != nil {
+			return usageError("what is given with --"+dropFlag+" is not the name of a key", "the name is what stands before the colon, such as ci.example.org-1")
+		}
+	}
+	args, err := pathArgs(c)
+	if err != nil {
+		return err
+	}
+	if o.Trusted, err = trustedKeys(c); err != nil {
+		return err
+	}
+	settings, err := pushSettings(c)
+	if err != nil {
+		return err
+	}
+	if o.Keys, err = signingKeys(c, settings); err != nil {
+		return err
+	}
+	if len(o.Keys)+len(o.Drop) == 0 {
+		return usageError("there is no key to sign with, and none to drop", "larder sign --cache DIR --"+keyFileFlag+" FILE, or --"+dropFlag+" NAME")
+	}
+	cache, err := openToSign(c, settings)
+	if err != nil {
+		return err
+	}
+	defer cache.Close()
+	if o.Paths, err = parsePathsBelow(cache.StoreDir(), args); err != nil {
+		return err
+	}
+
+	var r bincache.Resigned
+	if len(args) > 0 || !c.Bool("stdin") { // no paths are not all of them
+		if r, err = resign(c, cache, o); err != nil {
+			return err
+		}
+	}
+	if err := printSigned(c, cache, o, r); err != nil {
+		return err
+	}
+	if r.Damaged > 0 {
+		return withHint(fmt.Errorf("entries that can't be used, and were not signed: %d", r.Damaged), "larder push mends entries of what is in the store")
+	}
+	return nil
+}
+
+// openToSign opens a cache that is there.
+func openToSign(c *cli.Context, s queue.Settings) (*bincache.Cache, error) {
+	if c.Bool("dry-run") {
+		return openReadOnly(c, s, "")
+	}
+	url, err := cacheURL(c, s)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := openCache(url, false, "")
+	if err != nil {
+		return nil, err
+	}
+	if err := cache.SweepTemp(sweepAge); err != nil {
+		cache.Close()
+		return nil, orHint(err, hintCache)
+	}
+	return cache, nil
+}
+
+func resign(c *cli.Context, cache *bincache.Cache, o bincache.Resigning) (bincache.Resigned, error) {
+	var done, total atomic.Int64
+	o.Progress = func(d, t int) {
+		total.Store(int64(t))
+		done.Store(int64(d))
+	}
+	var damaged []string
+	o.Tell = func(err error) { damaged = append(damaged, printable(err.Error())) }
+	hide := showProgress(c, func() progress { return progress{done: int(done.Load()), total: int(total.Load())} })
+	r, err := cache.Resign(c.Context, o)
+	hide()
+	printWarnings(c.App.ErrWriter, damaged)
+	if errors.Is(err, fs.ErrNotExist) && len(o.Paths) > 0 {
+		err = withHint(err, "larder list says what is in the cache; larder push copies and signs what is in the store")
+	}
+	return r, orHint(err, "what is signed stays so; run the command again to go on")
+}
+
+func printSigned(c *cli.Context, cache *bincache.Cache, o bincache.Resigning, r bincache.Resigned) error {
+	result := struct {
+		Cache  string `json:"cache"`
+		DryRun bool   `json:"dry_run"`
+		bincache.Resigned
+	}{bincache.URL(cache.Path()), o.DryRun, r}
+	changed := "changed"
+	if o.DryRun {
+		changed = "would change"
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s %d of %d entries in %s; signatures: %d added, %d dropped\n", changed, r.Changed, r.Entries, result.Cache, r.Added, r.Dropped)
+	if r.Untrusted > 0 {
+		fmt.Fprintf(&text, "not signed, since no trusted key has signed them: %d\n", r.Untrusted)
+	}
+	if r.Unsigned > 0 {
+		fmt.Fprintf(&text, "without any signature, so that clients with require-sigs do not take them: %d\n", r.Unsigned)
+	}
+	return printResult(c, result, text.String())
+}
