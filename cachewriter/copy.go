@@ -22,6 +22,7 @@ type entry struct {
 	present     bool           // it is in the cache, but not all that it refers to
 	dump        *dump          // when it is dumped
 	ours        bool           // nobody was faster to publish it; the publisher's, until it is finished
+	replaced    bool           // there was one with other contents; the publisher's, until it is finished
 	cancel      context.CancelFunc
 	finished    bool
 	read        atomic.Int64 // bytes of its NAR; the mutex does not guard it
@@ -300,6 +301,9 @@ func (w *Writer) finish(e *entry, err error) {
 			c.fail(err)
 		} else if e.dump != nil {
 			c.result.Copied++
+			if e.replaced {
+				c.result.Replaced++
+			}
 			c.result.NarBytes += e.dump.narInfo.NarSize
 			c.result.FileBytes += e.dump.narInfo.FileSize
 		}

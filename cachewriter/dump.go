@@ -258,7 +258,7 @@ func (w *Writer) narInfo(info *nixstore.Info, narHash hash.Hash, narSize int64, 
 		NarSize:     narSize,
 		References:  baseNames(info.References),
 		Deriver:     strings.TrimPrefix(info.Deriver, w.store.Dirs().Store+"/"),
-		Sigs:        slices.Sorted(slices.Values(info.Sigs)),
+		Sigs:        slices.Sorted(slices.Values(signatures(info.Sigs))),
 		CA:          info.CA,
 	}
 }

@@ -67,10 +67,13 @@ func (w *Writer) look(ctx context.Context, nodes []nixstore.Node) ([]look, error
 
 // findPresent finds those that the cache has as we would write them.
 func (w *Writer) findPresent(contents []nixstore.Content, found []bincache.Found, looked []look) {
+	if w.replace {
+		return // it takes more than a hash to tell
+	}
 	var same []int
 	for i, c := range contents {
 		looked[i].path = c.Path
-		if have := found[i].Entry; have != nil && have.NarHash == c.NarHash {
+		if have := found[i].Entry; have != nil && have.NarHash == c.NarHash && !lacks(have, c.Sigs) {
 			looked[i].present = len(w.keys) == 0
 			same = append(same, i)
 		}
@@ -94,6 +97,9 @@ func (w *Writer) lookAt(ctx context.Context, node nixstore.Node, info *nixstore.
 		return look{}, err
 	}
 	err := found.Err
+	if err == nil && w.replace && !SameContents(found.Entry, info) {
+		return look{path: info.Path, info: info}, nil
+	}
 	if err == nil {
 		var signed bool
 		if signed, err = w.signPresent(ctx, info, found.Entry); err == nil {

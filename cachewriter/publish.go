@@ -113,18 +113,32 @@ func (w *Writer) publish(batch []*entry) error {
 	// From here on every NAR is durable, and has its name.
 	for _, e := range batch {
 		if d := e.dump; !d.infoPublished {
-			published, err := w.cache.PublishNarInfo(w.ctx, d.infoFile, e.info.Path)
+			published, was, err := w.publishNarInfo(e)
 			if err != nil {
 				return err
 			}
 			d.infoPublished = true
 			e.ours = published
+			if was != nil {
+				e.replaced = true
+				w.replaced(was, d.narInfo)
+			}
 		}
 	}
 	if err := w.cache.SyncDir("."); err != nil {
 		return err
 	}
 	return w.signPublished(batch)
+}
+
+// publishNarInfo publishes the narinfo of an entry. It tells whether it did, and what it
+// has replaced.
+func (w *Writer) publishNarInfo(e *entry) (published bool, was *bincache.NarInfo, err error) {
+	if w.replace {
+		return w.cache.ReplaceNarInfo(w.ctx, e.dump.infoFile, e.dump.narInfo)
+	}
+	published, err = w.cache.PublishNarInfo(w.ctx, e.dump.infoFile, e.info.Path)
+	return published, nil, err
 }
 
 // cacheError adds [ErrUnavailable] to an error of the cache that no path is to

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/nixstore"
@@ -21,26 +22,23 @@ func (w *Writer) sign(n *bincache.NarInfo) error {
 	return n.Check()
 }
 
-// signPresent adds our signatures to an entry that is there, if it has what the
-// store has, and tells whether it had to. An entry with other contents it leaves as
-// it is.
+// signPresent adds our signatures, and those that Nix's database has, to an entry that is
+// there, if it has what the store has, and tells whether it had to. An entry with other
+// contents it leaves as it is.
 func (w *Writer) signPresent(ctx context.Context, info *nixstore.Info, have *bincache.NarInfo) (bool, error) {
-	if have.NarHash != bincache.Hash(info.NarHash) {
-		w.keptOther(info.Path, "cache_nar_hash", have.NarHash.String(), "store_nar_hash", bincache.Hash(info.NarHash).String())
+	n := inStore(info, have)
+	if !have.SameContents(n) {
+		w.keepOther(have, n)
 		return false, nil
 	}
-	// Without keys this is so of every entry.
-	if signed, err := have.SignedBy(w.keys); signed || err != nil {
-		return false, err
-	}
 	// The signature is of what our store has, never of what the cache says.
-	n := &bincache.NarInfo{StorePath: info.Path, NarHash: have.NarHash, NarSize: info.NarSize, References: baseNames(info.References)}
-	if n.NarSize == 0 { // Nix does not know, but the hash leaves one size only
-		n.NarSize = have.NarSize
-	}
-	var err error
-	if n.Sigs, err = n.Sign(w.keys); err != nil {
+	sigs, err := n.Sign(w.keys)
+	if err != nil {
 		return false, err
+	}
+	n.Sigs = append(sigs, signatures(info.Sigs)...)
+	if !have.Lacks(n.Sigs) {
+		return false, nil
 	}
 	// Whoever closes the Writer does not wait for the cache's lock.
 	ctx, cancel := context.WithCancel(ctx)
@@ -49,13 +47,51 @@ func (w *Writer) signPresent(ctx context.Context, info *nixstore.Info, have *bin
 	return w.addSignatures(ctx, n)
 }
 
+// inStore returns what the store has of an entry.
+func inStore(info *nixstore.Info, have *bincache.NarInfo) *bincache.NarInfo {
+	n := &bincache.NarInfo{StorePath: info.Path, NarHash: info.NarHash, NarSize: info.NarSize, References: baseNames(info.References)}
+	if n.NarSize == 0 && n.NarHash == have.NarHash { // Nix does not know, but the hash leaves one size only
+		n.NarSize = have.NarSize
+	}
+	return n
+}
+
+// SameContents tells whether an entry has what the store has.
+func SameContents(have *bincache.NarInfo, info *nixstore.Info) bool {
+	return have.SameContents(inStore(info, have))
+}
+
+// signatures returns those of Nix's database that an entry can have: anybody may have put
+// anything there, and with that nobody could read the entry.
+func signatures(sigs []string) []string {
+	if !slices.ContainsFunc(sigs, notSignature) {
+		return sigs
+	}
+	return slices.DeleteFunc(slices.Clone(sigs), notSignature)
+}
+
+// lacks tells whether an entry has not all signatures of Nix's database.
+func lacks(have *bincache.NarInfo, sigs []string) bool {
+	return have.Lacks(sigs) && have.Lacks(signatures(sigs))
+}
+
+func notSignature(text string) bool { return !bincache.IsSignature(text) }
+
 // signPublished signs those entries that another writer was faster to publish.
 func (w *Writer) signPublished(batch []*entry) error {
-	if len(w.keys) == 0 {
-		return nil
-	}
 	return bincache.EachOf(batch, func(e *entry) error {
-		_, err := w.addSignatures(w.ctx, e.dump.narInfo)
+		if e.ours {
+			return nil
+		}
+		have, err := w.cache.Entry(e.info.Path)
+		if err != nil {
+			return err
+		}
+		if !have.SameContents(e.dump.narInfo) {
+			w.keepOther(have, e.dump.narInfo)
+			return nil
+		}
+		_, err = w.addSignatures(w.ctx, e.dump.narInfo)
 		return err
 	})
 }
@@ -63,15 +99,45 @@ func (w *Writer) signPublished(batch []*entry) error {
 func (w *Writer) addSignatures(ctx context.Context, n *bincache.NarInfo) (bool, error) {
 	added, err := w.cache.AddSignatures(ctx, n)
 	if errors.Is(err, bincache.ErrOtherContents) {
-		w.keptOther(n.StorePath, "err", err)
-		return false, nil
+		return false, nil // it has been replaced since it was looked at
 	}
 	return added, err
 }
 
-// keptOther says that the store has other contents than an entry. Clients may have
-// that already, and everything that refers to it by name is as good with one as
+// keepOther says, once, that the store has other contents than an entry. Clients may
+// have that already, and everything that refers to it by name is as good with one as
 // with the other: the first one stays.
-func (w *Writer) keptOther(path string, how ...any) {
-	w.log.Warn("kept another build of the same path", append([]any{"path", path}, how...)...)
+func (w *Writer) keepOther(have, n *bincache.NarInfo) {
+	w.mu.Lock()
+	told := w.told[n.StorePath]
+	w.told[n.StorePath] = true
+	w.mu.Unlock()
+	if told {
+		return
+	}
+	attrs := []any{"path", n.StorePath, "cache_nar_hash", have.NarHash.String(), "store_nar_hash", n.NarHash.String()}
+	if have.NarHash == n.NarHash {
+		attrs = append(attrs, "cache_nar_size", have.NarSize, "store_nar_size", n.NarSize, "cache_references", have.References, "store_references", n.References)
+	}
+	w.log.Warn("kept another build of the same path", attrs...)
+	w.kept(have, n)
+}
+
+// replaced says what became of an entry that had other contents.
+func (w *Writer) replaced(was, n *bincache.NarInfo) {
+	attrs := []any{"path", n.StorePath, "was_nar_hash", was.NarHash.String(), "nar_hash", n.NarHash.String()}
+	if lost := slices.DeleteFunc(signers(was), func(name string) bool { return slices.Contains(signers(n), name) }); len(lost) > 0 {
+		w.log.Warn("replaced entry was signed by others as well, who have not signed the new contents", append(attrs, "keys", lost)...)
+		return
+	}
+	w.log.Info("replaced entry", attrs...)
+}
+
+// signers returns the names of the keys that have signed an entry.
+func signers(n *bincache.NarInfo) []string {
+	names := make([]string, len(n.Sigs))
+	for i, sig := range n.Sigs {
+		names[i], _, _ = strings.Cut(sig, ":")
+	}
+	return slices.Compact(names)
 }

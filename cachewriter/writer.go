@@ -29,6 +29,11 @@
 // A NAR is published only if its hash and size are those in Nix's database. What
 // is signed is what that database says, also of entries that are there already.
 //
+// An entry that is there stays, also if the store has other contents by now: a build
+// that is not reproducible. Only with Replace it gives way, NAR first, and the narinfo
+// by a rename under the cache's lock; its own NAR stays for those who have read where
+// it is.
+//
 // Memory is bounded by the window, two buffers of a frame for each dumper, and as many
 // more as maxSpare; only Copy's list of a closure grows with it, by less than 200
 // bytes for each path.
@@ -84,6 +89,10 @@ type Options struct {
 	// kept, with keys and without.
 	Keys []signature.SecretKey
 
+	// Replace puts what the store has in place of entries with other contents. Without it
+	// they are kept: the first build of a path is as good as the second.
+	Replace bool
+
 	// Workers is how many paths are dumped at a time. Zero means one per core.
 	Workers int
 
@@ -104,6 +113,11 @@ type Options struct {
 	// other writer before, when it is durable. It is called by one goroutine at a time, and must not call the Writer.
 	Published func(*bincache.NarInfo)
 
+	// Kept, if it is not nil, is told once of every entry that was kept although the store
+	// has other contents: n. It may be called by several goroutines, and must not call
+	// the Writer.
+	Kept func(have, n *bincache.NarInfo)
+
 	// CaseHack is Nix's setting use-case-hack. Nil means Nix's default.
 	CaseHack *bool
 
@@ -120,7 +134,9 @@ type Writer struct {
 	keys        []signature.SecretKey
 	elsewhere   func(context.Context, *nixstore.Info) (bool, error)
 	cut         func(*nixstore.Info) string
+	replace     bool
 	published   func(*bincache.NarInfo)
+	kept        func(have, n *bincache.NarInfo)
 	caseHack    *bool
 	log         *slog.Logger
 
@@ -136,6 +152,7 @@ type Writer struct {
 	changed    *sync.Cond    // todo or ready has grown, a frame was left, or ctx has ended
 	exchange   *frameExchange
 	complete   map[int64]struct{}
+	told       map[string]bool  // of paths that the cache has with other contents
 	open       map[int64]*entry // in the window, by row of Nix's database
 	calls      int              // of Copy, under way
 	todo       []*entry         // to be dumped
@@ -161,6 +178,9 @@ func New(o Options) *Writer {
 	if o.Published == nil {
 		o.Published = func(*bincache.NarInfo) {}
 	}
+	if o.Kept == nil {
+		o.Kept = func(have, n *bincache.NarInfo) {}
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -171,11 +191,14 @@ func New(o Options) *Writer {
 		keys:        o.Keys,
 		elsewhere:   o.Elsewhere,
 		cut:         o.Cut,
+		replace:     o.Replace,
 		published:   o.Published,
+		kept:        o.Kept,
 		caseHack:    o.CaseHack,
 		log:         o.Log,
 		room:        make(chan struct{}, window),
 		complete:    make(map[int64]struct{}),
+		told:        make(map[string]bool),
 		open:        make(map[int64]*entry),
 	}
 	w.workers = o.Workers
@@ -245,6 +268,7 @@ func (w *Writer) Forget() {
 type Result struct {
 	Paths     int   // looked at; those known from an earlier call are not
 	Copied    int   // written to the cache by this process
+	Replaced  int   // of those: in place of entries with other contents
 	Signed    int   // there already, and given signatures that they had not
 	NarBytes  int64 // of those: sizes of their NARs
 	FileBytes int64 // of those: sizes in the cache
@@ -253,6 +277,7 @@ type Result struct {
 func (r *Result) add(o Result) {
 	r.Paths = max(r.Paths, o.Paths) // the second time it looks at the same paths
 	r.Copied += o.Copied
+	r.Replaced += o.Replaced
 	r.Signed += o.Signed
 	r.NarBytes += o.NarBytes
 	r.FileBytes += o.FileBytes

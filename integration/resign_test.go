@@ -201,3 +201,19 @@ func narInfoText(t *testing.T, cache, path string) string {
 	must(t, err)
 	return string(text)
 }
+
+// A signature that came into Nix's database later is worth as much as one that was there.
+func TestSignaturesOfTheDatabaseComeWithAPush(t *testing.T) {
+	eachNix(t, func(t *testing.T, n nix) {
+		l, top := pusher(t, n)
+		l.push(t, top)
+		secret, public := l.newKey(t, "late-1")
+		l.run(t, "nix", "store", "sign", "--key-file", secret, "--recursive", top)
+		paths := l.closure(t, top)
+		if out := l.push(t, top); !strings.HasSuffix(out, fmt.Sprintf(", and signed %d that were there", len(paths))) {
+			t.Errorf("push says %q", out)
+		}
+		l.signedBy(t, paths, "late-1")
+		newReader(t, n).takes(t, true, "signed later", l.cache, top, public)
+	})
+}

@@ -137,6 +137,33 @@ func (c *Cache) PublishNarInfo(ctx context.Context, t *Temp, storePath string) (
 	return false, err
 }
 
+// ReplaceNarInfo is PublishNarInfo that also replaces an entry of other contents, and
+// returns what that was. The NAR of that stays: clients may have read which it is, and
+// other entries may have the same.
+func (c *Cache) ReplaceNarInfo(ctx context.Context, t *Temp, n *NarInfo) (published bool, was *NarInfo, err error) {
+	name := narInfoName(n.StorePath)
+	if err := t.Publish(name); !errors.Is(err, fs.ErrExist) {
+		return err == nil, nil, err
+	}
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return false, nil, err
+	}
+	defer unlock()
+	was, err = c.Entry(n.StorePath)
+	switch {
+	case err == nil && was.SameContents(n):
+		t.Discard()
+		return false, nil, nil
+	case err != nil && !errors.Is(err, ErrDamaged) && !errors.Is(err, fs.ErrNotExist):
+		return false, nil, err
+	}
+	if err := t.Replace(name); err != nil {
+		return false, nil, err
+	}
+	return true, was, nil
+}
+
 // TempNarInfo writes a narinfo into an unfinished file.
 func (c *Cache) TempNarInfo(n *NarInfo) (*Temp, error) {
 	return c.TempText(n.Format())

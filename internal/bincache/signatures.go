@@ -35,6 +35,13 @@ func (c *Cache) AddSignatures(ctx context.Context, n *NarInfo) (added bool, err 
 	}
 }
 
+// Lacks tells whether an entry has not all of some signatures.
+func (n *NarInfo) Lacks(sigs []string) bool { return lacks(n, sigs) }
+
+// IsSignature tells whether a text can stand in an entry as a signature, whoever may have
+// made it.
+func IsSignature(text string) bool { return checkSig(text) == nil }
+
 // lacks tells whether one of some signatures is missing in an entry.
 func lacks(n *NarInfo, sigs []string) bool {
 	return slices.ContainsFunc(sigs, func(sig string) bool { return !slices.Contains(n.Sigs, sig) })

@@ -32,8 +32,9 @@ func checkGraph(t *testing.T, s *Store, g Graph, want []string) map[string]int64
 	must(t, err)
 	for i, node := range g {
 		info := infos[i]
-		if want := (Content{Path: info.Path, NarHash: info.NarHash}); contents[i] != want {
-			t.Errorf("contents are %v, want %v", contents[i], want)
+		content := Content{Path: info.Path, NarHash: info.NarHash, Sigs: info.Sigs}
+		if diff := cmp.Diff(content, contents[i]); diff != "" {
+			t.Errorf("contents (-want +got):\n%s", diff)
 		}
 		paths = append(paths, info.Path)
 		rows[info.Path] = node.ID

@@ -116,6 +116,33 @@ func (s *Store) Info(ctx context.Context, path string) (*Info, error) {
 	return infos[0], nil
 }
 
+// Infos is Info for many paths at once, nil for those that are not in the store.
+func (s *Store) Infos(ctx context.Context, paths []string) ([]*Info, error) {
+	infos := make([]*Info, len(paths))
+	err := s.db.read(ctx, func(tx *sql.Tx) error {
+		found, err := findRows(ctx, tx, paths)
+		if err != nil {
+			return err
+		}
+		var ids []int64
+		var of []int // where in paths they are
+		for i, id := range found {
+			if id.Valid {
+				ids, of = append(ids, id.Int64), append(of, i)
+			}
+		}
+		valid, err := readInfos(ctx, tx, ids)
+		for i, info := range valid {
+			infos[of[i]] = info
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read infos of %d paths: %w", len(paths), err)
+	}
+	return infos, nil
+}
+
 // Check returns an error that wraps [ErrNotValid] if one of some paths is not in the
 // store.
 func (s *Store) Check(ctx context.Context, paths []string) error {
@@ -150,6 +177,7 @@ func (s *Store) NodeInfos(ctx context.Context, nodes []Node) ([]*Info, error) {
 type Content struct {
 	Path    string
 	NarHash [32]byte // SHA-256
+	Sigs    []string // as in a narinfo: name:base64
 }
 
 // Contents is NodeInfos for those who need no more than that: it takes a fraction of the
@@ -159,9 +187,9 @@ func (s *Store) Contents(ctx context.Context, nodes []Node) ([]Content, error) {
 	err := s.db.read(ctx, func(tx *sql.Tx) error {
 		contents = make([]Content, 0, len(nodes))
 		return readRows(ctx, tx, contentsSQL, idsOf(nodes), func(rows *sql.Rows) error {
-			var path, hash sql.NullString
-			err := rows.Scan(&path, &hash)
-			c := Content{Path: path.String}
+			var path, hash, sigs sql.NullString
+			err := rows.Scan(&path, &hash, &sigs)
+			c := Content{Path: path.String, Sigs: strings.Fields(sigs.String)}
 			if err == nil && path.Valid {
 				c.NarHash, err = parseHash(hash.String)
 			}
@@ -185,11 +213,7 @@ func idsOf(nodes []Node) []int64 {
 
 // rowsOf returns the rows of paths. The error names the first that there is none of.
 func rowsOf(ctx context.Context, tx *sql.Tx, paths []string) ([]int64, error) {
-	list, err := json.Marshal(append([]string{}, paths...)) // not null
-	if err != nil {
-		return nil, err
-	}
-	ids, err := queryAll[sql.NullInt64](ctx, tx, idsSQL, sql.Named("paths", string(list)))
+	ids, err := findRows(ctx, tx, paths)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", several(paths), err)
 	}
@@ -201,6 +225,15 @@ func rowsOf(ctx context.Context, tx *sql.Tx, paths []string) ([]int64, error) {
 		rows[i] = id.Int64
 	}
 	return rows, nil
+}
+
+// findRows returns the rows of those paths that have one.
+func findRows(ctx context.Context, tx *sql.Tx, paths []string) ([]sql.NullInt64, error) {
+	list, err := json.Marshal(append([]string{}, paths...)) // not null
+	if err != nil {
+		return nil, err
+	}
+	return queryAll[sql.NullInt64](ctx, tx, idsSQL, sql.Named("paths", string(list)))
 }
 
 // readRows calls scan for every row that a query for some ids gives: one for each.

@@ -104,7 +104,7 @@ func wantGone(t *testing.T, s *Store, nodes []Node) {
 	contents, err := s.Contents(t.Context(), nodes)
 	must(t, err)
 	for i := range nodes {
-		if infos[i] != nil || contents[i] != (Content{}) {
+		if infos[i] != nil || contents[i].Path != "" {
 			t.Errorf("a path that was collected is there: %v, %v", infos[i], contents[i])
 		}
 	}
@@ -305,4 +305,28 @@ func TestDatabaseThatCantBeReadIsUnavailable(t *testing.T) {
 	check("garbage")
 	must(t, os.Remove(file))
 	check("removed")
+}
+
+func TestInfosAreOfThoseThatAreThere(t *testing.T) {
+	nix := nixtest.New(t)
+	closure := nix.Lines(t, "nix-store", "-qR", nix.AddTexts(t, "text", 3))
+	s, err := Open(Dirs{Store: nix.Dir, State: nix.State}, time.Second)
+	must(t, err)
+	defer s.Close()
+	paths := []string{closure[2], nix.Dir + "/" + strings.Repeat("0", 32) + "-missing", closure[0], closure[2]}
+	infos, err := s.Infos(t.Context(), paths)
+	must(t, err)
+	for i, path := range paths {
+		want, err := s.Info(t.Context(), path)
+		if errors.Is(err, ErrNotValid) {
+			err = nil
+		}
+		must(t, err)
+		if diff := cmp.Diff(want, infos[i]); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", path, diff)
+		}
+	}
+	if infos, err := s.Infos(t.Context(), nil); err != nil || len(infos) != 0 {
+		t.Errorf("of no paths: %v, %v", infos, err)
+	}
 }

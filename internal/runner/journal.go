@@ -25,6 +25,8 @@ const (
 	Done Kind = "done"
 	// LeftOut is a job that the rules do not want.
 	LeftOut Kind = "left out"
+	// Kept is an entry that was kept although the store has other contents.
+	Kept Kind = "kept"
 	// Gone is a job whose path was deleted before it could be copied.
 	Gone Kind = "gone"
 )
@@ -38,6 +40,10 @@ type Event struct {
 	Reason    string      `json:"reason,omitempty"`  // why the rules do not want it
 	NarBytes  int64       `json:"nar_bytes,omitempty"`
 	FileBytes int64       `json:"file_bytes,omitempty"`
+
+	// Of what was kept: the hashes of the two NARs.
+	CacheNarHash string `json:"cache_nar_hash,omitempty"`
+	StoreNarHash string `json:"store_nar_hash,omitempty"`
 }
 
 // A Journal is a file of events. It is safe for use by several goroutines.

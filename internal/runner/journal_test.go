@@ -91,6 +91,9 @@ func TestTallyTellsTheTruth(t *testing.T) {
 		{Kind: Done, Path: "built", Class: rules.Built},
 		{Kind: Done, Path: "deleted before it was looked at", Class: rules.Built},
 		{Kind: Gone, Path: "gone"},
+		{Kind: Kept, Path: "other contents", CacheNarHash: "c", StoreNarHash: "s"},
+		{Kind: Kept, Path: "built again", CacheNarHash: "c", StoreNarHash: "s"},
+		{Kind: Kept, Path: "other contents", CacheNarHash: "c", StoreNarHash: "s"}, // another worker
 	} {
 		tally.Add(e)
 	}
@@ -107,7 +110,11 @@ func TestTallyTellsTheTruth(t *testing.T) {
 		"added":  3., "nar_bytes": 1008., "file_bytes": 506.,
 		"built": 4., "downloaded": 2., "already_there": 4.,
 		"left_out": []any{map[string]any{"reason": "its name", "paths": 2.}, map[string]any{"reason": "its size", "paths": 1.}},
-		"hits":     2., "hit_nar_bytes": 110., "saved_seconds": 0., "timed_hits": 0.,
+		"conflicts": []any{
+			map[string]any{"path": "built again", "cache_nar_hash": "c", "store_nar_hash": "s"},
+			map[string]any{"path": "other contents", "cache_nar_hash": "c", "store_nar_hash": "s"},
+		},
+		"hits": 2., "hit_nar_bytes": 110., "saved_seconds": 0., "timed_hits": 0.,
 		"drain_seconds": 1.5, "notes": []any{},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -115,6 +122,9 @@ func TestTallyTellsTheTruth(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"hit", "upstream's"}, tally.Hit); diff != "" {
 		t.Errorf("hits (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"built again", "deleted before it was looked at", "pushed anew", "source"}, tally.There); diff != "" {
+		t.Errorf("there (-want +got):\n%s", diff)
 	}
 	used := []string{"built", "built again", "deleted before it was looked at", "downloaded", "hit", "pushed anew", "source", "upstream's"}
 	if diff := cmp.Diff(used, tally.Used); diff != "" {

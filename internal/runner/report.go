@@ -38,6 +38,10 @@ type Report struct {
 	// LeftOut counts paths that the rules do not want, for each reason.
 	LeftOut []Reason `json:"left_out"`
 
+	// Conflicts are paths of which the store has other contents than the cache, where the
+	// first ones stay: builds that are not reproducible.
+	Conflicts []Conflict `json:"conflicts"`
+
 	// Hits counts paths that were downloaded and that the cache had: from there, as far
 	// as can be told.
 	Hits        int   `json:"hits"`
@@ -81,6 +85,13 @@ type Reason struct {
 	Paths int    `json:"paths"`
 }
 
+// A Conflict is a path of which the store has other contents than the cache.
+type Conflict struct {
+	Path         string `json:"path"`
+	CacheNarHash string `json:"cache_nar_hash"`
+	StoreNarHash string `json:"store_nar_hash"`
+}
+
 // Empty tells whether nothing has happened.
 func (r *Report) Empty() bool {
 	return r.Queued+r.Added+r.Built+r.Downloaded+r.Hits+r.AlreadyThere == 0
@@ -99,6 +110,9 @@ type Tally struct {
 	// Hit are the paths of Report.Hits. It is good after Finish.
 	Hit []string
 
+	// There are the paths of Report.AlreadyThere. It is good after Finish.
+	There []string
+
 	// Used are the paths that the run had to do with, and whose closures are in the
 	// cache. It is good after Finish.
 	Used []string
@@ -112,7 +126,7 @@ type Tally struct {
 // NewTally returns a Tally in which nothing is counted.
 func NewTally() *Tally {
 	return &Tally{
-		Report: Report{Failed: []Failed{}, LeftOut: []Reason{}, Notes: []string{}}, // never null
+		Report: Report{Failed: []Failed{}, LeftOut: []Reason{}, Conflicts: []Conflict{}, Notes: []string{}}, // never null
 		Wrote:  make(map[string]bool), registered: make(map[string]Event),
 		done: make(map[string]bool), built: make(map[string]bool), leftOut: make(map[string]string),
 	}
@@ -140,8 +154,19 @@ func (t *Tally) Add(e Event) {
 		}
 	case LeftOut:
 		t.leftOut[e.Path] = e.Reason
+	case Kept:
+		t.Conflict(e.Path, e.CacheNarHash, e.StoreNarHash)
 	case Gone:
 		t.Gone++
+	}
+}
+
+// Conflict counts a path of which the store has other contents than the cache. Several
+// may tell of one.
+func (t *Tally) Conflict(path, cacheNarHash, storeNarHash string) {
+	at, found := slices.BinarySearchFunc(t.Conflicts, path, func(c Conflict, path string) int { return cmp.Compare(c.Path, path) })
+	if !found {
+		t.Conflicts = slices.Insert(t.Conflicts, at, Conflict{path, cacheNarHash, storeNarHash})
 	}
 }
 
@@ -171,6 +196,7 @@ func (t *Tally) Finish() *Report {
 	for _, path := range t.Used {
 		if t.registered[path].Class != rules.Downloaded && !t.Wrote[path] {
 			r.AlreadyThere++
+			t.There = append(t.There, path)
 		}
 	}
 	slices.Sort(t.Hit)
