@@ -113,7 +113,7 @@ func (e *explanation) text() string {
 	if n := e.Entry; n != nil {
 		line("entry", "%s, %s of %s", n.URL, n.Compression, humanize.IBytes(uint64(n.FileSize)))
 		if n.OtherBuild {
-			line("", "it is another build of the same path: its contents differ from the store's")
+			line("", "it is another build of the same path: its contents differ from the store's (larder push --replace swaps those in)")
 		}
 	}
 	if e.Damaged != "" {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/nix-larder/larder/cachewriter"
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/drvdiff"
 	"github.com/nix-larder/larder/internal/nixstore"
@@ -165,7 +166,7 @@ func (e *explanation) lookInCache(ctx context.Context, v *view) error {
 			}
 		}
 		info, err := v.store.Info(ctx, e.Path)
-		e.Entry.OtherBuild = err == nil && entry.NarHash != bincache.Hash(info.NarHash)
+		e.Entry.OtherBuild = err == nil && !cachewriter.SameContents(entry, info)
 		return nil
 	case !errors.Is(err, fs.ErrNotExist):
 		return orHint(err, hintCache)

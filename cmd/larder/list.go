@@ -27,11 +27,12 @@ func listCommand() *cli.Command {
 		Name:  "list",
 		Usage: "list the store paths in a cache",
 		Description: "Prints store paths, one per line and sorted by name, for example for nix copy --from file://… --stdin. " +
-			"It needs no Nix, and with --cache no queue, and changes nothing.",
+			"It needs no Nix, but for --conflicts, and with --cache no queue, and changes nothing.",
 		Flags: []cli.Flag{
 			cacheFlag(), queueFlag(), jsonFlag(),
 			&cli.BoolFlag{Name: "long", Aliases: []string{"l"}, Usage: "print a table, with sizes, the last use, and who has signed what"},
 			trustedKeyFlag(),
+			&cli.BoolFlag{Name: "conflicts", Usage: "list only paths of which the local store has other contents, for larder push --replace --stdin"},
 			&cli.BoolFlag{Name: "key", Usage: "print a word that changes when, and only when, there is something new worth saving"},
 		},
 		Action: listCache,
@@ -45,6 +46,9 @@ func listCache(c *cli.Context) error {
 	if formats := countSet(c, "long", "json", "key"); formats > 1 {
 		return usageError("only one of --long, --json and --key can be printed", "larder list --help says what they print")
 	}
+	if countSet(c, "conflicts", "key") > 1 {
+		return usageError("only one of --conflicts and --key can be printed", "larder list --help says what they print")
+	}
 	keys, err := trustedKeys(c)
 	if err != nil {
 		return err
@@ -53,7 +57,16 @@ func listCache(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cache, err := openReadOnly(c, settings, "")
+	var store *nixstore.Store
+	storeDir := "" // any
+	if c.Bool("conflicts") {
+		if store, err = openStore(); err != nil {
+			return err
+		}
+		defer store.Close()
+		storeDir = store.Dirs().Store
+	}
+	cache, err := openReadOnly(c, settings, storeDir)
 	if err != nil {
 		return err
 	}
@@ -68,6 +81,8 @@ func listCache(c *cli.Context) error {
 	}
 	l := &lister{out: bufio.NewWriter(c.App.Writer), stderr: c.App.ErrWriter, cache: cache, keys: keys}
 	switch {
+	case store != nil:
+		err = l.conflicts(c, store)
 	case c.Bool("json"):
 		err = l.json(c.Context)
 	case c.Bool("long"):

@@ -43,6 +43,7 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 		"sign --cache DIR --drop-key name:QUFB",
 		"sign --cache DIR --drop-key ",
 		"sign --cache DIR --drop-key old /nix/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-lib --json",
+		"list --cache DIR --conflicts --key",
 	} {
 		var stdout, stderr bytes.Buffer
 		args := strings.Fields(strings.ReplaceAll("larder "+args, "DIR", t.TempDir()))

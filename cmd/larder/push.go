@@ -25,6 +25,7 @@ func pushCommand() *cli.Command {
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
 			stdinFlag(),
+			&cli.BoolFlag{Name: "replace", Usage: "put what the store has in place of entries with other contents (builds that are not reproducible)"},
 		}, keyFlags()...),
 		Action: push,
 	}
@@ -49,7 +50,7 @@ func push(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	t, err := openTarget(c, settings, targetOptions{log: stderrLog(c), wanted: paths})
+	t, err := openTarget(c, settings, targetOptions{log: stderrLog(c), wanted: paths, replace: c.Bool("replace")})
 	if err != nil {
 		return err
 	}
@@ -127,12 +128,16 @@ func printPushed(c *cli.Context, url string, r cachewriter.Result) error {
 		Cache     string `json:"cache"`
 		Paths     int    `json:"paths"`
 		Copied    int    `json:"copied"`
-		Signed    int    `json:"signed"` // that were there
+		Replaced  int    `json:"replaced"` // of those: in place of other contents
+		Signed    int    `json:"signed"`   // that were there
 		NarBytes  int64  `json:"nar_bytes"`
 		FileBytes int64  `json:"file_bytes"`
-	}{url, r.Paths, r.Copied, r.Signed, r.NarBytes, r.FileBytes}
+	}{url, r.Paths, r.Copied, r.Replaced, r.Signed, r.NarBytes, r.FileBytes}
 	text := fmt.Sprintf("copied %d of %d paths to %s (%s, %s compressed)",
 		r.Copied, r.Paths, url, humanize.IBytes(uint64(r.NarBytes)), humanize.IBytes(uint64(r.FileBytes)))
+	if r.Replaced > 0 {
+		text += fmt.Sprintf(", %d of them in place of other contents", r.Replaced)
+	}
 	if r.Signed > 0 {
 		text += fmt.Sprintf(", and signed %d that were there", r.Signed)
 	}

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/runner"
 	"github.com/nix-larder/larder/queue"
 )
@@ -45,7 +47,19 @@ func record(ctx context.Context, s queue.Settings, t *runner.Tally) error {
 		run.Added = append(run.Added, bincache.RunEntry{Path: path, Build: shares[path]})
 	}
 	_, err = cache.RecordRun(run, useGranularity)
-	return err
+	return errors.Join(err, compare(ctx, store, cache, t))
+}
+
+// compare finds out of which paths that were built, although the cache had them, it has
+// other contents: no job comes to them.
+func compare(ctx context.Context, store *nixstore.Store, cache *bincache.Cache, t *runner.Tally) error {
+	for conflict, err := range conflictsAmong(ctx, store, cache, t.There) {
+		if err != nil {
+			return err
+		}
+		t.Conflict(conflict.Path, conflict.Cache.NarHash, conflict.Store.NarHash)
+	}
+	return nil
 }
 
 // countSaved adds up how long it took to build what came from the cache, when that was

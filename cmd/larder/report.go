@@ -151,6 +151,9 @@ func reportLines(r *runner.Report) []string {
 	for _, reason := range r.LeftOut {
 		say("%s left out: %s", paths(reason.Paths), reason.Text)
 	}
+	if len(r.Conflicts) > 0 {
+		say("%s of other contents than in the cache, which keeps the first ones: larder list --conflicts", paths(len(r.Conflicts)))
+	}
 	if r.Gone > 0 {
 		say("%s deleted before they could be copied", paths(r.Gone))
 	}
@@ -213,6 +216,7 @@ func reportMarkdown(r *runner.Report) string {
 	for _, reason := range r.LeftOut {
 		row("left out: "+markdownText(reason.Text), reason.Paths, 0)
 	}
+	row("of other contents than in the cache", len(r.Conflicts), 0)
 	row("failed", len(r.Failed), 0)
 	row("no time left for", r.LeftOver, 0)
 	b.WriteString("\n")

@@ -188,7 +188,7 @@ func (v *view) unsigned(have *bincache.NarInfo) bool {
 		return false
 	}
 	info, err := v.store.Info(context.Background(), have.StorePath)
-	return err == nil && have.NarHash == bincache.Hash(info.NarHash)
+	return err == nil && cachewriter.SameContents(have, info)
 }
 
 // base returns the base that has a path, or nil.
@@ -253,6 +253,7 @@ type targetOptions struct {
 	background bool
 	wanted     []string           // paths without which there is nothing to do, and no cache to be made
 	tell       func(runner.Event) // hears what happens; nil means that nobody wants to
+	replace    bool               // entries with other contents
 	log        *slog.Logger
 }
 
@@ -303,6 +304,8 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 		Cut:         v.cut,
 		CaseHack:    caseHack,
 		Published:   t.added,
+		Kept:        t.kept,
+		Replace:     o.replace,
 		Log:         o.log,
 	})
 	return t, nil
@@ -316,6 +319,11 @@ func (t *target) close() {
 // added tells of an entry that was written.
 func (t *target) added(n *bincache.NarInfo) {
 	t.tell(runner.Event{Kind: runner.Added, Path: n.StorePath, NarBytes: n.NarSize, FileBytes: n.FileSize})
+}
+
+// kept tells of an entry that was kept although the store has other contents.
+func (t *target) kept(have, n *bincache.NarInfo) {
+	t.tell(runner.Event{Kind: runner.Kept, Path: n.StorePath, CacheNarHash: have.NarHash.String(), StoreNarHash: n.NarHash.String()})
 }
 
 // observer returns what tells of registrations that the watcher has dealt with.
