@@ -83,6 +83,10 @@ type Dumper struct {
 	// names, which Dump removes. Nil means Nix's default: on macOS, and nowhere else.
 	CaseHack *bool
 
+	// Listing, if it is not nil, is told what the next NAR holds. Its errors are not
+	// Dump's.
+	Listing *Listing
+
 	w       io.Writer
 	written int64
 
@@ -177,6 +181,7 @@ func (d *Dumper) regular(ctx context.Context, fd int) error {
 	}
 	size := d.stat.Size
 	d.buf = binary.LittleEndian.AppendUint64(d.buf, uint64(size))
+	d.Listing.regular(d.stat.Mode&unix.S_IXUSR != 0, size, d.written+int64(len(d.buf)))
 	for left := size; left > 0; {
 		if err := d.makeRoom(ctx); err != nil {
 			return err
@@ -210,6 +215,7 @@ func (d *Dumper) symlink(dir int, name string) error {
 	d.buf = append(d.buf, startSymlink...)
 	d.buf = appendString(d.buf, d.target[:n])
 	d.buf = append(d.buf, end...)
+	d.Listing.symlink(d.target[:n])
 	return nil
 }
 
@@ -232,11 +238,13 @@ func (d *Dumper) directory(ctx context.Context, fd int, depth int) error {
 	}
 
 	d.buf = append(d.buf, startDirectory...)
+	d.Listing.startDirectory()
 	length := len(d.path)
-	for _, e := range entries {
+	for i, e := range entries {
 		d.path = append(append(d.path, '/'), e.name...)
 		d.buf = append(d.buf, startEntry...)
 		d.buf = appendString(d.buf, e.archiveName(caseHack))
+		d.Listing.name(e.archiveName(caseHack), i)
 		d.buf = append(d.buf, startNode...)
 		if err := d.node(ctx, fd, e, depth+1); err != nil {
 			return err
@@ -245,6 +253,7 @@ func (d *Dumper) directory(ctx context.Context, fd int, depth int) error {
 		d.path = d.path[:length]
 	}
 	d.buf = append(d.buf, end...)
+	d.Listing.endDirectory()
 	return nil
 }
 
