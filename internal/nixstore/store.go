@@ -48,16 +48,20 @@ var (
 type Dirs struct {
 	Store string // where store paths are, such as /nix/store
 	State string // where Nix keeps its state, such as /nix/var/nix
+	Log   string // where Nix keeps the logs of builds, such as /nix/var/log/nix; "" for none
 }
 
 // DefaultDirs returns the directories that Nix would use in this environment.
 func DefaultDirs() Dirs {
-	d := Dirs{Store: "/nix/store", State: "/nix/var/nix"}
+	d := Dirs{Store: "/nix/store", State: "/nix/var/nix", Log: "/nix/var/log/nix"}
 	if dir := os.Getenv("NIX_STORE_DIR"); dir != "" {
 		d.Store = filepath.Clean(dir)
 	}
 	if dir := os.Getenv("NIX_STATE_DIR"); dir != "" {
 		d.State = filepath.Clean(dir)
+	}
+	if dir := os.Getenv("NIX_LOG_DIR"); dir != "" {
+		d.Log = filepath.Clean(dir)
 	}
 	return d
 }

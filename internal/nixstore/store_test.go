@@ -189,12 +189,14 @@ func TestOnlyTheKnownSchemaIsOpened(t *testing.T) {
 func TestDirsAreThoseOfTheEnvironment(t *testing.T) {
 	t.Setenv("NIX_STORE_DIR", "")
 	t.Setenv("NIX_STATE_DIR", "")
-	if got, want := DefaultDirs(), (Dirs{Store: "/nix/store", State: "/nix/var/nix"}); got != want {
+	t.Setenv("NIX_LOG_DIR", "")
+	if got, want := DefaultDirs(), (Dirs{Store: "/nix/store", State: "/nix/var/nix", Log: "/nix/var/log/nix"}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	t.Setenv("NIX_STORE_DIR", "/a/store/")
 	t.Setenv("NIX_STATE_DIR", "/a//state")
-	if got, want := DefaultDirs(), (Dirs{Store: "/a/store", State: "/a/state"}); got != want {
+	t.Setenv("NIX_LOG_DIR", "/a/log/")
+	if got, want := DefaultDirs(), (Dirs{Store: "/a/store", State: "/a/state", Log: "/a/log"}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }

@@ -17,6 +17,7 @@ import (
 type Store struct {
 	Dir   string // where store paths are
 	State string // Nix's state directory
+	Log   string // where logs of builds are
 
 	env []string
 }
@@ -27,7 +28,7 @@ func New(t testing.TB, conf ...string) *Store {
 	t.Helper()
 	Require(t)
 	dir := t.TempDir()
-	s := &Store{Dir: filepath.Join(dir, "store"), State: filepath.Join(dir, "state")}
+	s := &Store{Dir: filepath.Join(dir, "store"), State: filepath.Join(dir, "state"), Log: filepath.Join(dir, "log")}
 	confDir := filepath.Join(dir, "conf")
 	must(t, os.Mkdir(confDir, 0o755))
 	must(t, os.WriteFile(filepath.Join(confDir, "nix.conf"), []byte(`
@@ -37,7 +38,7 @@ func New(t testing.TB, conf ...string) *Store {
 		experimental-features = nix-command
 		`+strings.Join(conf, "\n")+"\n"), 0o644))
 	s.env = append(os.Environ(),
-		"NIX_STORE_DIR="+s.Dir, "NIX_STATE_DIR="+s.State, "NIX_LOG_DIR="+filepath.Join(dir, "log"), "NIX_CONF_DIR="+confDir,
+		"NIX_STORE_DIR="+s.Dir, "NIX_STATE_DIR="+s.State, "NIX_LOG_DIR="+s.Log, "NIX_CONF_DIR="+confDir,
 		"NIX_REMOTE=", "NIX_CONFIG=", "NIX_PATH=", "NIX_USER_CONF_FILES=", "HOME="+dir, "XDG_CACHE_HOME="+dir,
 		"XDG_CONFIG_HOME="+dir, "TMPDIR="+dir)
 	// Nix takes away the right to write from all that it adds.
