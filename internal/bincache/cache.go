@@ -4,7 +4,9 @@
 //	nix-cache-info            the store directory; every file is made with its mode
 //	<hash>.narinfo            one per store path; its presence is the promise
 //	nar/<filehash>.nar.zst    compressed contents, named by their own hash
-//	log/  realisations/  build-trace-v2/
+//	<hash>.ls                 what is in the NAR, if that was asked for
+//	log/<drv>                 the log of a derivation's build, as plain text
+//	realisations/  build-trace-v2/
 //	                          what other versions of Nix make when they open a
 //	                          cache, and fail without where they may not write
 //	.larder/tmp/              unfinished files, each flocked by its writer

@@ -1,0 +1,106 @@
+package bincache
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	listingEnding = ".ls"
+	logsDir       = "log"
+)
+
+// ListingName returns the file that lists what is in the NAR of a store path.
+func ListingName(storePath string) string { return HashPart(storePath) + listingEnding }
+
+// LogName returns the file of the log of a derivation's build.
+func LogName(drv string) string { return logsDir + "/" + path.Base(drv) }
+
+// Has tells whether there is a regular file of that name in the cache, not through a
+// link.
+func (c *Cache) Has(name string) bool {
+	dir, err := c.dir(path.Dir(name))
+	if err != nil {
+		return false // (ignored) who writes it will say
+	}
+	var s unix.Stat_t
+	err = retry(func() error {
+		return unix.Fstatat(int(dir.Fd()), path.Base(name), &s, unix.AT_SYMLINK_NOFOLLOW)
+	})
+	return err == nil && s.Mode&unix.S_IFMT == unix.S_IFREG
+}
+
+// PublishExtra publishes a file that belongs to an entry, or to a derivation, but
+// without which a cache is whole. What has that name already is kept, unless it is to be
+// replaced: then, if it is another file, the cache's lock is taken, and waited for.
+func (c *Cache) PublishExtra(ctx context.Context, t *Temp, name string, replace bool) error {
+	err := t.Publish(name)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if !replace || c.isSame(t, name) {
+		t.Discard()
+		return nil
+	}
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return t.Replace(name)
+}
+
+// RemoveListing removes the listing of a store path, if there is one, under the cache's
+// lock. It is for those who have seen that it lists other contents than the entry has.
+func (c *Cache) RemoveListing(ctx context.Context, storePath string) error {
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	err = c.root.Remove(ListingName(storePath))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// isSame tells whether a file of the cache is a regular one with the contents of another
+// one.
+func (c *Cache) isSame(t *Temp, name string) bool {
+	if !c.Has(name) {
+		return false
+	}
+	f, err := c.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false // (ignored) it is of no use to anybody
+	}
+	defer f.Close()
+	have, err := f.Stat()
+	want, err2 := t.Stat()
+	if err != nil || err2 != nil || have.Size() != want.Size() {
+		return false
+	}
+	same, err := sameContents(f, t.File)
+	return same && err == nil
+}
+
+// CreateFrom writes what r has into an unfinished file: all of it, or none.
+func (c *Cache) CreateFrom(r io.Reader) (*Temp, error) {
+	t, err := c.CreateTemp()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.Copy(t.File, r); err != nil {
+		t.Discard()
+		return nil, err
+	}
+	t.StartSync()
+	return t, nil
+}
