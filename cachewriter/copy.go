@@ -19,7 +19,8 @@ type entry struct {
 	referrers   []*entry       // who can't be published before it
 	unpublished int            // references that are neither published nor in a batch
 	batched     bool           // it is in a batch of the publisher
-	present     bool           // it is in the cache, but not all that it refers to
+	present     bool           // it is in the cache, but not all that it refers to, or it lacks something
+	lack        lack           // of one that is present
 	dump        *dump          // when it is dumped
 	ours        bool           // nobody was faster to publish it; the publisher's, until it is finished
 	replaced    bool           // there was one with other contents; the publisher's, until it is finished
@@ -162,7 +163,7 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 		w.complete[node.ID] = struct{}{}
 		return false
 	}
-	e := &entry{id: node.ID, info: l.info, present: l.present}
+	e := &entry{id: node.ID, info: l.info, present: l.present, lack: l.lack}
 	if e.present {
 		e.info = &nixstore.Info{Path: l.path}
 	}
@@ -180,7 +181,7 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 		}
 		waitsFor = append(waitsFor, ref)
 	}
-	if e.present && len(waitsFor) == 0 {
+	if e.present && len(waitsFor) == 0 && !e.lack.any() {
 		w.complete[e.id] = struct{}{}
 		return false
 	}
@@ -192,7 +193,7 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 	}
 	w.open[e.id] = e
 	c.join(e)
-	if e.present {
+	if e.present && !e.lack.any() {
 		w.makeReady(e)
 		return true
 	}
@@ -204,7 +205,7 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 // makeReady hands an entry to the publisher if nothing that it needs is missing
 // any more. The mutex is held.
 func (w *Writer) makeReady(e *entry) {
-	if e.unpublished > 0 || e.finished || e.dump == nil && !e.present {
+	if e.unpublished > 0 || e.finished || e.dump == nil && (!e.present || e.lack.any()) {
 		return
 	}
 	w.ready = append(w.ready, e)
@@ -290,7 +291,7 @@ func (w *Writer) finish(e *entry, err error) {
 	<-w.room
 	if err == nil {
 		w.complete[e.id] = struct{}{}
-		if e.dump != nil {
+		if !e.present {
 			w.narBytes += e.dump.narInfo.NarSize
 		}
 	} else if e.dump != nil {
@@ -299,7 +300,9 @@ func (w *Writer) finish(e *entry, err error) {
 	for _, c := range e.calls {
 		if err != nil {
 			c.fail(err)
-		} else if e.dump != nil {
+		} else if e.present && e.dump != nil && e.dump.listed {
+			c.result.Listed++
+		} else if !e.present {
 			c.result.Copied++
 			if e.replaced {
 				c.result.Replaced++

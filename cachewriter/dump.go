@@ -18,20 +18,25 @@ import (
 	"github.com/nix-larder/larder/internal/nixstore"
 )
 
-// A dump is a NAR, and the narinfo that will be published with it, in unfinished
-// files of the cache.
+// A dump is a NAR, and what will be published with it, in unfinished files of the
+// cache. Of an entry that is present it is only what that lacks.
 type dump struct {
 	narInfo  *bincache.NarInfo
 	nar      *bincache.Temp
 	infoFile *bincache.Temp
+	listing  *bincache.Temp // nil if there is none, or it is in place; so is log
+	log      *bincache.Temp
+	drv      string // whose log it is
 
 	// The publisher's:
 	narPublished, infoPublished bool  // they are in place
+	listed                      bool  // the listing was ours
 	lost                        error // what Sync said
 }
 
-// sync makes both files durable. After an error they can't be any more: Linux tells
-// of writes that were lost once, and the next fsync succeeds.
+// sync makes all files durable, but for a log that can't be, which is left out. After an
+// error they can't be any more: Linux tells of writes that were lost once, and the next
+// fsync succeeds.
 func (d *dump) sync() error {
 	if d.lost == nil && !d.narPublished {
 		d.lost = d.nar.Sync()
@@ -39,13 +44,23 @@ func (d *dump) sync() error {
 	if d.lost == nil && !d.infoPublished {
 		d.lost = d.infoFile.Sync()
 	}
+	if d.lost == nil && d.listing != nil {
+		d.lost = d.listing.Sync()
+	}
+	if d.log != nil && d.log.Sync() != nil {
+		d.log.Discard()
+		d.log = nil
+	}
 	return d.lost
 }
 
 // discard removes what is not published.
 func (d *dump) discard() {
-	d.nar.Discard()
-	d.infoFile.Discard()
+	for _, file := range []*bincache.Temp{d.nar, d.infoFile, d.listing, d.log} {
+		if file != nil {
+			file.Discard()
+		}
+	}
 }
 
 // A dumper dumps one path after the other, with the same buffers. While there is
@@ -203,10 +218,18 @@ func (w *Writer) dumped(e *entry, d *dump, err error) {
 // dump reads a store path once: it hashes the NAR, compresses it, and hashes the
 // file, which is in the cache's own file system so that it can be linked in place.
 func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
+	if e.present {
+		return w.dumpLack(ctx, d, e)
+	}
 	info := e.info
 	file, err := w.cache.CreateTemp()
 	if err != nil {
 		return nil, cacheError(err)
+	}
+	made := &dump{nar: file, drv: info.Deriver}
+	if made.listing, err = w.startListing(d); err != nil {
+		made.discard()
+		return nil, err
 	}
 	in := &hashedNar{hash: sha256.New(), to: d.compress, read: &e.read, giveWay: func() { w.giveWay(ctx, d) }}
 	out := &hashedFile{file: file, hash: sha256.New()}
@@ -229,18 +252,22 @@ func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
 	default:
 		err = w.sign(n)
 	}
-	var infoFile *bincache.Temp
 	if err == nil {
 		file.StartSync()
-		infoFile, err = w.cache.TempNarInfo(n)
+		made.narInfo = n
+		made.infoFile, err = w.cache.TempNarInfo(n)
 		err = cacheError(err)
+	}
+	if err == nil {
+		made.listing, err = w.endListing(d, made.listing, info.Path)
 	}
 	if err != nil {
 		d.compress.Reset(nil) // others need not go on with it
-		file.Discard()
+		made.discard()
 		return nil, err
 	}
-	return &dump{narInfo: n, nar: file, infoFile: infoFile}, nil
+	made.log = w.tempLog(ctx, d, made.drv)
+	return made, nil
 }
 
 func (w *Writer) narInfo(info *nixstore.Info, narHash hash.Hash, narSize int64, file *hashedFile) *bincache.NarInfo {

@@ -110,6 +110,18 @@ func TestReadOnlyDiskIsNotThePathsFault(t *testing.T) {
 	f.check(t)
 }
 
+func TestListingThatCanNotBeWrittenIsTheCachesTrouble(t *testing.T) {
+	f, base, thaw := frozenFixture(t)
+	w := f.writer(t, everything)
+	_, err := w.Copy(t.Context(), base)
+	if !errors.Is(err, ErrUnavailable) {
+		t.Errorf("error is %v, want ErrUnavailable", err)
+	}
+	thaw()
+	must(t, copyOnly(t, w, base, Result{Paths: 1, Listed: 1}))
+	f.check(t)
+}
+
 func TestEntryThatCanNotBeSignedIsNotThePathsFault(t *testing.T) {
 	f, base, thaw := frozenFixture(t)
 	keys := []signature.SecretKey{newKey(t, "one-1")}

@@ -22,6 +22,7 @@ type look struct {
 	info      *nixstore.Info // nil if it is present, or there is trouble
 	present   bool           // the cache has it
 	signed    bool           // and has now been signed
+	lack      lack           // of what is present
 	elsewhere bool           // the cache need not have it, nor what it refers to
 	err       error          // this path's own trouble
 }
@@ -78,6 +79,12 @@ func (w *Writer) findPresent(contents []nixstore.Content, found []bincache.Found
 			same = append(same, i)
 		}
 	}
+	if w.extras != (Extras{}) {
+		_ = bincache.EachOf(same, func(i int) error { // (ignored) it has none
+			looked[i].lack = w.lackOf(contents[i].NarHash, found[i].Entry)
+			return nil
+		})
+	}
 	if len(w.keys) == 0 {
 		return
 	}
@@ -103,7 +110,7 @@ func (w *Writer) lookAt(ctx context.Context, node nixstore.Node, info *nixstore.
 	if err == nil {
 		var signed bool
 		if signed, err = w.signPresent(ctx, info, found.Entry); err == nil {
-			return look{path: info.Path, present: true, signed: signed}, nil
+			return look{path: info.Path, present: true, signed: signed, lack: w.lackOf(info.NarHash, found.Entry)}, nil
 		}
 	}
 	switch {

@@ -90,11 +90,11 @@ func (w *Writer) nextBatch() []*entry {
 // publish makes a batch visible, all of it durable. After an error some of it may
 // be, in order, so that the cache is whole; it can be called again.
 func (w *Writer) publish(batch []*entry) error {
-	batch = slices.DeleteFunc(slices.Clone(batch), func(e *entry) bool { return e.present })
+	batch = slices.DeleteFunc(slices.Clone(batch), func(e *entry) bool { return e.dump == nil })
 	if len(batch) == 0 {
 		return nil
 	}
-	// Both files of all entries, before any of them has its name: the fewer the
+	// All files of all entries, before any of them has its name: the fewer the
 	// times, the fewer the commits of the file system's journal to wait for.
 	if err := bincache.EachOf(batch, func(e *entry) error { return e.dump.sync() }); err != nil {
 		return err
@@ -112,6 +112,9 @@ func (w *Writer) publish(batch []*entry) error {
 	}
 	// From here on every NAR is durable, and has its name.
 	for _, e := range batch {
+		if err := w.publishListing(e); err != nil {
+			return err
+		}
 		if d := e.dump; !d.infoPublished {
 			published, was, err := w.publishNarInfo(e)
 			if err != nil {
@@ -123,8 +126,12 @@ func (w *Writer) publish(batch []*entry) error {
 				e.replaced = true
 				w.replaced(was, d.narInfo)
 			}
+			if err := w.takeBackListing(e); err != nil {
+				return err
+			}
 		}
 	}
+	w.publishLogs(batch)
 	if err := w.cache.SyncDir("."); err != nil {
 		return err
 	}

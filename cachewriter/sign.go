@@ -80,7 +80,7 @@ func notSignature(text string) bool { return !bincache.IsSignature(text) }
 // signPublished signs those entries that another writer was faster to publish.
 func (w *Writer) signPublished(batch []*entry) error {
 	return bincache.EachOf(batch, func(e *entry) error {
-		if e.ours {
+		if e.ours || e.present { // what is present was looked at before
 			return nil
 		}
 		have, err := w.cache.Entry(e.info.Path)

@@ -8,7 +8,11 @@
 //
 //  1. the NAR,
 //  2. the narinfos of all references,
-//  3. the narinfo.
+//  3. the narinfo's listing, if there is to be one,
+//  4. the narinfo.
+//
+// The log of the build comes last: an entry is as good without it, and nothing that is
+// wrong with it is a reason for an entry not to be.
 //
 // A crash can leave a NAR without a narinfo, never the reverse, and never a
 // narinfo whose references have none.
@@ -118,6 +122,9 @@ type Options struct {
 	// the Writer.
 	Kept func(have, n *bincache.NarInfo)
 
+	// Extras are what entries have besides. The zero value means nothing.
+	Extras Extras
+
 	// CaseHack is Nix's setting use-case-hack. Nil means Nix's default.
 	CaseHack *bool
 
@@ -132,6 +139,7 @@ type Writer struct {
 	store       *nixstore.Store
 	compression Compression
 	keys        []signature.SecretKey
+	extras      Extras
 	elsewhere   func(context.Context, *nixstore.Info) (bool, error)
 	cut         func(*nixstore.Info) string
 	replace     bool
@@ -184,11 +192,16 @@ func New(o Options) *Writer {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	room := window
+	if o.Extras.Listings {
+		room /= 2 // or there would be more files open than some systems allow
+	}
 	w := &Writer{
 		cache:       o.Cache,
 		store:       o.Store,
 		compression: o.Compression,
 		keys:        o.Keys,
+		extras:      o.Extras,
 		elsewhere:   o.Elsewhere,
 		cut:         o.Cut,
 		replace:     o.Replace,
@@ -196,7 +209,7 @@ func New(o Options) *Writer {
 		kept:        o.Kept,
 		caseHack:    o.CaseHack,
 		log:         o.Log,
-		room:        make(chan struct{}, window),
+		room:        make(chan struct{}, room),
 		complete:    make(map[int64]struct{}),
 		told:        make(map[string]bool),
 		open:        make(map[int64]*entry),
@@ -270,6 +283,7 @@ type Result struct {
 	Copied    int   // written to the cache by this process
 	Replaced  int   // of those: in place of entries with other contents
 	Signed    int   // there already, and given signatures that they had not
+	Listed    int   // there already, and given the listing that they had not
 	NarBytes  int64 // of those: sizes of their NARs
 	FileBytes int64 // of those: sizes in the cache
 }
@@ -279,6 +293,7 @@ func (r *Result) add(o Result) {
 	r.Copied += o.Copied
 	r.Replaced += o.Replaced
 	r.Signed += o.Signed
+	r.Listed += o.Listed
 	r.NarBytes += o.NarBytes
 	r.FileBytes += o.FileBytes
 }
