@@ -21,6 +21,8 @@ type listed struct {
 	URL            string     `json:"url"`
 	References     []string   `json:"references"`
 	Signatures     []string   `json:"signatures"`
+	Listing        bool       `json:"listing"`
+	Log            bool       `json:"log"`
 	SignatureState string     `json:"signature_state"`
 	LastUse        *time.Time `json:"last_use"`
 }

@@ -26,6 +26,10 @@ type Settings struct {
 	// SigningKeyFiles are the files of the secret keys that sign what is copied: their
 	// absolute names, as a JSON list.
 	SigningKeyFiles string
+
+	// Listings, Logs and FailedLogs say whether entries are listed, whether the logs of
+	// builds are kept, and whether those of builds that failed: "true" or "false".
+	Listings, Logs, FailedLogs string
 }
 
 // fields names the settings as they are stored.
@@ -36,6 +40,9 @@ func (s *Settings) fields() map[string]*string {
 		"rules":             &s.Rules,
 		"mode":              &s.Mode,
 		"signing_key_files": &s.SigningKeyFiles,
+		"listings":          &s.Listings,
+		"logs":              &s.Logs,
+		"failed_logs":       &s.FailedLogs,
 	}
 }
 

@@ -30,7 +30,8 @@ func daemonCommand() *cli.Command {
 			&cli.DurationFlag{Name: "stop-timeout", Value: 30 * time.Second, EnvVars: []string{"LARDER_STOP_TIMEOUT"}, Usage: "finish what is in hand for at most `TIME`"},
 			&cli.DurationFlag{Name: "poll", Value: 10 * time.Second, Usage: "look at the queue and the store every `TIME`, also without being woken"},
 			&cli.BoolFlag{Name: "json", Usage: "log in JSON"},
-		}, keyFlags(), modeFlags()),
+			failedLogsFlag(),
+		}, contentFlags(), keyFlags(), modeFlags()),
 		Action: daemon,
 	}
 }
@@ -59,7 +60,7 @@ func daemon(c *cli.Context) error {
 	// Those who wait for the end should know that it has begun.
 	stopNotifying := context.AfterFunc(c.Context, func() { notify(log, sd.SdNotifyStopping) })
 	defer stopNotifying()
-	d := &daemonRun{cli: c, queue: q, settings: settings, lock: lock, hurry: hurry, log: log}
+	d := &daemonRun{cli: c, queue: q, settings: settings, lock: lock, hurry: hurry, log: log, begin: time.Now()}
 	return d.run(c.Context)
 }
 
@@ -71,6 +72,7 @@ type daemonRun struct {
 	lock     *queue.Lock
 	hurry    <-chan struct{}
 	log      *slog.Logger
+	begin    time.Time
 	ready    bool
 	watched  watcher.Config // what the last watcher was told, if there was one
 }
@@ -147,6 +149,10 @@ func (d *daemonRun) runWith(ctx context.Context, t *target) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return worker.Run(ctx, cfg) })
 	g.Go(func() error { return watch(ctx) })
+	g.Go(func() error {
+		newFailedLogs(d.cli, d.settings, t, d.begin, d.log).keepUntil(ctx)
+		return nil
+	})
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,7 +27,7 @@ func drainCommand() *cli.Command {
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
 			&cli.DurationFlag{Name: "timeout", EnvVars: []string{"LARDER_TIMEOUT"}, DefaultText: "as long as it takes", Usage: "wait for at most `TIME`, such as 90s or 1h"},
-		}, append(keyFlags(), reportFlags()...)...),
+		}, slices.Concat(contentFlags(), keyFlags(), reportFlags())...),
 		Action: drain,
 	}
 }

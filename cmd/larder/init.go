@@ -34,7 +34,8 @@ func initCommand() *cli.Command {
 			&cli.StringFlag{Name: "group", Usage: "`GROUP` of the cache's files"},
 			&cli.StringFlag{Name: "hook", Usage: "the larder-hook `PROGRAM`", DefaultText: "the one beside larder, or larder itself"},
 			&cli.StringFlag{Name: "next", Usage: "the `HOOK` that is called after larder's, '' for none", DefaultText: "the post-build-hook that Nix has now"},
-		}, keyFlags(), generateFlags(), ruleFlags(), modeFlags()),
+			failedLogsFlag(),
+		}, contentFlags(), keyFlags(), generateFlags(), ruleFlags(), modeFlags()),
 		Action: initialize,
 	}
 }
@@ -173,6 +174,7 @@ func initSettings(c *cli.Context, dirs nixstore.Dirs) (queue.Settings, error) {
 		return s, err
 	}
 	s.Compression = compression.String()
+	setContents(c, &s)
 	r, err := rulesOf(c, s, dirs.Store)
 	if err != nil {
 		return s, err

@@ -174,6 +174,8 @@ type listed struct {
 	CA             string                  `json:"ca"`         // "" if it has none
 	Signatures     []string                `json:"signatures"` // names of keys
 	SignatureState bincache.SignatureState `json:"signature_state,omitempty"`
+	Listing        bool                    `json:"listing"` // the cache has one; so it is with log
+	Log            bool                    `json:"log"`
 	LastUse        *time.Time              `json:"last_use"` // null if no record tells
 }
 
@@ -213,12 +215,14 @@ func (l *lister) entry(n *bincache.NarInfo) *listed {
 	e := &listed{
 		Path: n.StorePath, NarHash: n.NarHash.String(), NarSize: n.NarSize, FileSize: n.FileSize, URL: n.URL,
 		Compression: n.Compression, CA: n.CA, References: []string{}, Signatures: []string{},
+		Listing: l.cache.Has(bincache.ListingName(n.StorePath)),
 	}
 	for _, ref := range n.References {
 		e.References = append(e.References, dir+"/"+ref)
 	}
 	if n.Deriver != "" {
 		e.Deriver = dir + "/" + n.Deriver
+		e.Log = l.cache.Has(bincache.LogName(n.Deriver))
 	}
 	for _, sig := range n.Sigs {
 		name, _, _ := strings.Cut(sig, ":")
@@ -248,7 +252,7 @@ func (l *lister) json(ctx context.Context) error {
 // long prints entries for people.
 func (l *lister) long(ctx context.Context) error {
 	table := tabwriter.NewWriter(l.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "PATH\tNAR\tFILE\tLAST USE\tSIGNED BY")
+	fmt.Fprintln(table, "PATH\tNAR\tFILE\tWITH\tLAST USE\tSIGNED BY")
 	for e, err := range l.entries(ctx) {
 		if err != nil {
 			return err
@@ -261,8 +265,21 @@ func (l *lister) long(ctx context.Context) error {
 		if e.SignatureState != "" {
 			signed += fmt.Sprintf(" (%s)", e.SignatureState)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", e.Path,
-			humanize.IBytes(uint64(e.NarSize)), humanize.IBytes(uint64(e.FileSize)), last, signed)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", e.Path,
+			humanize.IBytes(uint64(e.NarSize)), humanize.IBytes(uint64(e.FileSize)), e.with(), last, signed)
 	}
 	return table.Flush()
+}
+
+// with says what the cache has of an entry besides its NAR.
+func (e *listed) with() string {
+	switch {
+	case e.Listing && e.Log:
+		return "listing, log"
+	case e.Listing:
+		return "listing"
+	case e.Log:
+		return "log"
+	}
+	return "-"
 }

@@ -69,6 +69,14 @@ func writeRecord(t *testing.T, c *bincache.Cache, ended time.Time, paths ...stri
 	}
 }
 
+// writeExtras gives app a listing and a log.
+func writeExtras(t *testing.T, c *bincache.Cache) {
+	t.Helper()
+	for _, name := range []string{bincache.ListingName(app), bincache.LogName(otherApp + ".drv")} {
+		must(t, os.WriteFile(filepath.Join(c.Path(), name), nil, 0o644))
+	}
+}
+
 // larder runs a command.
 func larder(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
@@ -106,6 +114,7 @@ func TestListInJSONHasAllOfAnEntry(t *testing.T) {
 	noon := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 	writeRecord(t, c, noon.Add(-time.Hour), lib)
 	writeRecord(t, c, noon, app)
+	writeExtras(t, c)
 	list := func(args ...string) (objects []map[string]any) {
 		t.Helper()
 		stdout, stderr, code := larder(t, append([]string{"list", "--json", "--cache", c.Path()}, args...)...)
@@ -125,13 +134,14 @@ func TestListInJSONHasAllOfAnEntry(t *testing.T) {
 		o := map[string]any{
 			"path": path, "nar_hash": n.NarHash.String(), "nar_size": float64(n.NarSize), "file_size": float64(n.FileSize), "url": n.URL,
 			"compression": "none", "references": []any{}, "deriver": "", "ca": "", "signatures": []any{}, "last_use": nil,
+			"listing": false, "log": false,
 		}
 		maps.Copy(o, fields)
 		return o
 	}
 	used := noon.Format(time.RFC3339)
 	want := []map[string]any{
-		object(app, map[string]any{"references": []any{app, lib}, "deriver": otherApp + ".drv", "last_use": used}),
+		object(app, map[string]any{"references": []any{app, lib}, "deriver": otherApp + ".drv", "last_use": used, "listing": true, "log": true}),
 		object(otherApp, nil),
 		object(lib, map[string]any{"signatures": []any{"key-1"}, "last_use": used}),
 	}
@@ -159,6 +169,7 @@ func TestLongListIsATable(t *testing.T) {
 	c, key := listedCache(t)
 	now := time.Now()
 	writeRecord(t, c, now, lib)
+	writeExtras(t, c)
 	stdout, stderr, code := larder(t, "list", "-l", "--cache", c.Path(), "--trusted-public-key", key.String())
 	if code != 0 || stderr != "" {
 		t.Errorf("list exits with %d: %s", code, stderr)
@@ -173,10 +184,10 @@ func TestLongListIsATable(t *testing.T) {
 		return fmt.Sprintf("%d B", n.NarSize)
 	}
 	want := [][]string{
-		{"PATH", "NAR", "FILE", "LAST USE", "SIGNED BY"},
-		{app, size(app), size(app), "-", "(none) (unsigned)"},
-		{otherApp, size(otherApp), size(otherApp), "-", "(none) (unsigned)"},
-		{lib, size(lib), size(lib), now.Format("2006-01-02 15:04"), "key-1 (valid)"},
+		{"PATH", "NAR", "FILE", "WITH", "LAST USE", "SIGNED BY"},
+		{app, size(app), size(app), "listing, log", "-", "(none) (unsigned)"},
+		{otherApp, size(otherApp), size(otherApp), "-", "-", "(none) (unsigned)"},
+		{lib, size(lib), size(lib), "-", now.Format("2006-01-02 15:04"), "key-1 (valid)"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

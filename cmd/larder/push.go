@@ -26,7 +26,7 @@ func pushCommand() *cli.Command {
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
 			stdinFlag(),
 			&cli.BoolFlag{Name: "replace", Usage: "put what the store has in place of entries with other contents (builds that are not reproducible)"},
-		}, keyFlags()...),
+		}, append(contentFlags(), keyFlags()...)...),
 		Action: push,
 	}
 }
@@ -130,9 +130,10 @@ func printPushed(c *cli.Context, url string, r cachewriter.Result) error {
 		Copied    int    `json:"copied"`
 		Replaced  int    `json:"replaced"` // of those: in place of other contents
 		Signed    int    `json:"signed"`   // that were there
+		Listed    int    `json:"listed"`   // as well
 		NarBytes  int64  `json:"nar_bytes"`
 		FileBytes int64  `json:"file_bytes"`
-	}{url, r.Paths, r.Copied, r.Replaced, r.Signed, r.NarBytes, r.FileBytes}
+	}{url, r.Paths, r.Copied, r.Replaced, r.Signed, r.Listed, r.NarBytes, r.FileBytes}
 	text := fmt.Sprintf("copied %d of %d paths to %s (%s, %s compressed)",
 		r.Copied, r.Paths, url, humanize.IBytes(uint64(r.NarBytes)), humanize.IBytes(uint64(r.FileBytes)))
 	if r.Replaced > 0 {
@@ -140,6 +141,9 @@ func printPushed(c *cli.Context, url string, r cachewriter.Result) error {
 	}
 	if r.Signed > 0 {
 		text += fmt.Sprintf(", and signed %d that were there", r.Signed)
+	}
+	if r.Listed > 0 {
+		text += fmt.Sprintf(", and listed %d that were there", r.Listed)
 	}
 	return printResult(c, result, text+"\n")
 }

@@ -108,6 +108,7 @@ func (s *session) wish(dirs nixstore.Dirs, cacheDir string) (runner.Wish, error)
 		return w, err
 	}
 	s.settings.Compression = compression.String()
+	setContents(s.cli, &s.settings)
 	r, err := rulesOf(s.cli, s.settings, dirs.Store)
 	if err != nil {
 		return w, err

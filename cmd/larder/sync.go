@@ -12,7 +12,7 @@ import (
 func syncCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "sync",
-		Usage: "queue what the rules want and the cache has not, or not signed",
+		Usage: "queue what the rules want and the cache has not, or not with its signature, listing and log",
 		Description: "For a store that was filled before larder came, a new cache, or a lost queue. What is queued is copied by larder daemon or " +
 			"larder drain. From then on all of the store is looked after, not only what comes in.",
 		Flags: append([]cli.Flag{
@@ -28,7 +28,7 @@ type syncReport struct {
 	DryRun     bool     `json:"dry_run"`
 	Registered int      `json:"registered"` // paths in the store
 	Wanted     int      `json:"wanted"`     // of those: the rules want them
-	Queued     int      `json:"queued"`     // of those: the cache has not, or not signed
+	Queued     int      `json:"queued"`     // of those: the cache has not, or not as it should
 	NarBytes   int64    `json:"nar_bytes"`  // of those queued
 	Paths      []string `json:"paths,omitempty"`
 }
@@ -47,6 +47,7 @@ func syncStore(c *cli.Context) error {
 		return err
 	}
 	defer v.close()
+	v.extras = extrasOf(c, settings)
 	cfg, err := watcherConfig(q, v, settings, stderrLog(c))
 	if err != nil {
 		return err

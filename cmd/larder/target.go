@@ -32,6 +32,8 @@ type view struct {
 	rules rules.Rules
 	bases []*bincache.Cache
 	keys  []signature.SecretKey // with which entries are to be signed
+
+	extras cachewriter.Extras // without which an entry does not count as present
 }
 
 // openView opens what a command only looks at.
@@ -165,10 +167,10 @@ func (v *view) presentOf(ctx context.Context, paths []string) []bool {
 		case f.Err != nil:
 			missing, of = append(missing, paths[i]), append(of, i)
 		case len(v.keys) == 0:
-			present[i] = true
+			present[i] = !v.lacking(f.Entry)
 		default:
 			signing.Go(func() error {
-				present[i] = !v.unsigned(f.Entry)
+				present[i] = !v.unsigned(f.Entry) && !v.lacking(f.Entry)
 				return nil
 			})
 		}
@@ -187,6 +189,11 @@ func (v *view) unsigned(have *bincache.NarInfo) bool {
 	if signed, err := have.SignedBy(v.keys); signed || err != nil {
 		return false
 	}
+	return v.sameInStore(have)
+}
+
+// sameInStore tells whether the store has the contents of an entry.
+func (v *view) sameInStore(have *bincache.NarInfo) bool {
 	info, err := v.store.Info(context.Background(), have.StorePath)
 	return err == nil && cachewriter.SameContents(have, info)
 }
@@ -298,6 +305,7 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 		Store:       v.store,
 		Compression: compression,
 		Keys:        keys,
+		Extras:      extrasOf(c, s),
 		Workers:     c.Int("workers"),
 		Background:  o.background,
 		Elsewhere:   v.elsewhere,
