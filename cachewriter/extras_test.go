@@ -277,3 +277,32 @@ func TestLogOfABuildThatFailedIsCopied(t *testing.T) {
 	}
 	f.check(t)
 }
+
+// TestListingOfASlowerWriterIsTakenBack has another writer publish another build of the
+// path, after our listing and before our narinfo.
+func TestListingOfASlowerWriterIsTakenBack(t *testing.T) {
+	f := newFixture(t)
+	build := `build "random" "od -N16 /dev/urandom > $out" { }`
+	out := f.nix.Build(t, build)[0]
+	f.copy(t, Options{}, out)
+	narInfo, nar := f.entry(t, out)
+	text, err := os.ReadFile(narInfo)
+	must(t, err)
+	contents, err := os.ReadFile(nar)
+	must(t, err)
+	f.nix.Run(t, "nix-store", "--delete", out)
+	f.nix.Build(t, build)
+
+	release := f.stuck(t, out)
+	done := copyAsync(t.Context(), f.writer(t, everything), out)
+	name := bincache.ListingName(out)
+	eventually(t, "the listing is there", func() bool { return f.cache.Has(name) })
+	must(t, os.WriteFile(nar, contents, 0o644))
+	must(t, os.WriteFile(narInfo, text, 0o644))
+	release()
+	must(t, within(t, 20*time.Second, "Copy", done))
+	if got, err := os.ReadFile(narInfo); string(got) != string(text) || f.cache.Has(name) {
+		t.Errorf("narinfo is %s, %v; there is a listing: %t", got, err, f.cache.Has(name))
+	}
+	f.check(t)
+}
