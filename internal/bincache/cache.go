@@ -7,8 +7,9 @@
 //	<hash>.ls                 what is in the NAR, if that was asked for
 //	log/<drv>                 the log of a derivation's build, as plain text
 //	realisations/  build-trace-v2/
-//	                          what other versions of Nix make when they open a
-//	                          cache, and fail without where they may not write
+//	                          which store path an output is: see Realisation. Some
+//	                          Nix makes these and log/ when it opens a cache, and
+//	                          fails without where it may not write
 //	.larder/tmp/              unfinished files, each flocked by its writer
 //	.larder/runs/             one record per run: which entries it used
 //	.larder/lock              for what changes entries, never for adding

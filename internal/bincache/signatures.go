@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 )
 
 // ErrOtherContents says that an entry of the same store path has other contents, or
@@ -43,6 +42,4 @@ func (n *NarInfo) Lacks(sigs []string) bool { return lacks(n, sigs) }
 func IsSignature(text string) bool { return checkSig(text) == nil }
 
 // lacks tells whether one of some signatures is missing in an entry.
-func lacks(n *NarInfo, sigs []string) bool {
-	return slices.ContainsFunc(sigs, func(sig string) bool { return !slices.Contains(n.Sigs, sig) })
-}
+func lacks(n *NarInfo, sigs []string) bool { return lacksSigs(n.Sigs, sigs) }

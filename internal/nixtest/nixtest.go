@@ -101,6 +101,11 @@ func (s *Store) Add(t testing.TB, name, text string) string {
 // which runs a shell script with the attributes in its environment.
 func (s *Store) Build(t testing.TB, expr string) []string {
 	t.Helper()
+	return s.Lines(t, "nix-build", "--no-out-link", "-E", Expr(expr))
+}
+
+// Expr returns an expression as Build builds it.
+func Expr(expr string) string {
 	// A script that ends in a command that is not the shell's own may be killed by
 	// Nix: the shell executes it in its place, and it closes its output too early.
 	const build = `let build = name: script: attrs: derivation ({
@@ -110,7 +115,7 @@ func (s *Store) Build(t testing.TB, expr string) []string {
 		PATH = "/usr/bin:/bin";
 		args = [ "-euc" (script + "\nexit 0") ];
 	} // attrs); in `
-	return s.Lines(t, "nix-build", "--no-out-link", "-E", build+expr)
+	return build + expr
 }
 
 // AddTexts adds count small files that refer to each other, and returns the path
