@@ -19,7 +19,7 @@ const (
 )
 
 // folders have files of which those are copied whose names the target has not.
-var folders = []string{"log", "realisations", "build-trace-v2", runs, pins}
+var folders = []string{"log", runs, pins}
 
 // unfinished are Nix's files that are not what their names say yet.
 var unfinished = regexp.MustCompile(`\.tmp\.[0-9]+(\.[0-9]+)?$`)

@@ -17,8 +17,10 @@
 // written with --skip-signed-by or --base relies on others for it, and so does the
 // target from then on.
 //
-// Build logs, realisations, listings, records of runs and pins are copied where the
-// target has none of the same name.
+// Build logs, listings, records of runs and pins are copied where the target has none of
+// the same name. So are realisations, unless their store path is lost, or they depend on
+// others of which the target has another; those with the same store path get each other's
+// signatures, and those with another one are conflicts.
 //
 // # Order of writes
 //
@@ -83,7 +85,7 @@ type Result struct {
 	LeftOut   []string   `json:"left_out"`  // store paths that need one of those that are lost
 }
 
-// A Conflict is a store path, or a pin, that is not the same in two caches.
+// A Conflict is a store path, a realisation, or a pin, that is not the same in two caches.
 type Conflict struct {
 	Name  string `json:"name"`
 	Kept  string `json:"kept"`  // the directory of the cache whose is kept
@@ -189,6 +191,9 @@ func (m *Merger) run(ctx context.Context) error {
 		}
 	}
 	if err := m.sign(ctx); err != nil {
+		return err
+	}
+	if err := m.takeRealisations(ctx); err != nil {
 		return err
 	}
 	return m.takeFiles(ctx)
