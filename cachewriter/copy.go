@@ -104,6 +104,11 @@ func (w *Writer) copy(ctx context.Context, paths []string) (Result, error) {
 		}
 	}
 	err = w.wait(ctx, c)
+	if ctx.Err() == nil && !errors.Is(err, ErrUnavailable) {
+		if realiseErr := w.realise(ctx, graph, paths); err == nil {
+			err = realiseErr
+		}
+	}
 	return c.result, err
 }
 

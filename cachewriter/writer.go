@@ -30,6 +30,9 @@
 //
 // Calls of Copy share all of it: a path that two closures need is dumped once.
 //
+// Realisations of content-addressed derivations come last of all, when the store path
+// that they promise is there with all that it needs.
+//
 // A NAR is published only if its hash and size are those in Nix's database. What
 // is signed is what that database says, also of entries that are there already.
 //
@@ -154,6 +157,8 @@ type Writer struct {
 	room       chan struct{}  // holds a token for every entry in the window
 	background atomic.Bool
 	workers    int
+
+	realised realised
 
 	mu         sync.Mutex    // guards what is below, and every entry and call
 	foreground chan struct{} // closed while background is false

@@ -153,6 +153,7 @@ func (d *daemonRun) runWith(ctx context.Context, t *target) error {
 		newFailedLogs(d.cli, d.settings, t, d.begin, d.log).keepUntil(ctx)
 		return nil
 	})
+	g.Go(func() error { return realiseAlways(ctx, t, d.poll(), d.log) })
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
 		return err
 	}

@@ -58,7 +58,11 @@ func drain(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := drainQueue(ctx, c, q, settings, tally.Add); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	err = drainQueue(ctx, c, q, settings, tally.Add)
+	if err == nil {
+		err = realise(ctx, c, settings)
+	}
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	after, err := q.Counts(context.WithoutCancel(ctx))

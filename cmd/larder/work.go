@@ -71,6 +71,9 @@ func (s *session) work(ctx context.Context, finish, hurry <-chan struct{}) error
 	err = worker.Run(ctx, cfg)
 	err = errors.Join(err, <-watching)
 	newFailedLogs(s.cli, s.settings, t, s.begin, s.log).keepAtLast(ctx)
+	if err == nil {
+		err = t.writer.Realise(ctx)
+	}
 	// What a killed job left unfinished is new again when a provider has restored it. If
 	// it is older than we are, and nobody's, it is not of somebody who just began.
 	if sweepErr := t.cache.SweepTemp(min(sweepAge, time.Since(s.begin))); sweepErr != nil {
