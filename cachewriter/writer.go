@@ -293,6 +293,14 @@ type Result struct {
 	FileBytes int64 // of those: sizes in the cache
 }
 
+// Plus returns what two calls for different paths did.
+func (r Result) Plus(o Result) Result {
+	paths := r.Paths + o.Paths
+	r.add(o)
+	r.Paths = paths
+	return r
+}
+
 func (r *Result) add(o Result) {
 	r.Paths = max(r.Paths, o.Paths) // the second time it looks at the same paths
 	r.Copied += o.Copied

@@ -21,6 +21,8 @@ var (
 	claimSQL string
 	//go:embed sql/done.sql
 	doneSQL string
+	//go:embed sql/done_by.sql
+	doneBySQL string
 	//go:embed sql/drop.sql
 	dropSQL string
 	//go:embed sql/release.sql
@@ -143,6 +145,12 @@ func (q *Queue) Done(ctx context.Context, job *Job, unroot func() error) error {
 	return q.end(ctx, job, doneSQL, unroot)
 }
 
+// DoneBy is Done where it matters what built the path. A job that was added again
+// meanwhile, with another derivation, waits for its next turn instead.
+func (q *Queue) DoneBy(ctx context.Context, job *Job, unroot func() error) error {
+	return q.end(ctx, job, doneBySQL, unroot, sql.Named("drv", job.Drv))
+}
+
 // Drop removes a claimed job whose path is not to be copied: it is gone from the
 // store, or not wanted. A job that was added again meanwhile waits for its next turn
 // instead: the path may be there again. unroot is as for Done.
@@ -150,10 +158,10 @@ func (q *Queue) Drop(ctx context.Context, job *Job, unroot func() error) error {
 	return q.end(ctx, job, dropSQL, unroot)
 }
 
-func (q *Queue) end(ctx context.Context, job *Job, statement string, unroot func() error) error {
+func (q *Queue) end(ctx context.Context, job *Job, statement string, unroot func() error, further ...any) error {
 	err := q.transaction(ctx, func(tx *sql.Tx) error {
 		var deleted int64
-		if err := count(&deleted)(tx.ExecContext(ctx, statement, sql.Named("id", job.ID))); err != nil {
+		if err := count(&deleted)(tx.ExecContext(ctx, statement, append(further, sql.Named("id", job.ID))...)); err != nil {
 			return err
 		}
 		if deleted == 0 {

@@ -211,6 +211,27 @@ func TestDoneIsDoneThoughItWasAddedAgain(t *testing.T) {
 	}
 }
 
+func TestDoneByIsNotDoneForAnotherDerivation(t *testing.T) {
+	for again, left := range map[string]int64{"": 0, "/nix/store/one.drv": 0, "/nix/store/two.drv": 1} {
+		q := newQueue(t)
+		must(t, q.Add(t.Context(), "/nix/store/one.drv", "/nix/store/path"))
+		j := claim(t, q)
+		must(t, q.Add(t.Context(), again, "/nix/store/path"))
+		unrooted := false
+		must(t, q.DoneBy(t.Context(), j, func() error { unrooted = true; return nil }))
+		counts, err := q.Counts(t.Context())
+		must(t, err)
+		if counts.Left() != left || unrooted != (left == 0) {
+			t.Errorf("after %q: %+v, root removed: %v", again, counts, unrooted)
+		}
+		if left == 1 {
+			if j := claim(t, q); j.Drv != again {
+				t.Errorf("the next turn is for %q, want %q", j.Drv, again)
+			}
+		}
+	}
+}
+
 func TestDoneUnrootsBeforeAnybodyCanAddAgain(t *testing.T) {
 	q := newQueue(t)
 	add(t, q, path("x"))

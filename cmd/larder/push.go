@@ -24,7 +24,8 @@ func pushCommand() *cli.Command {
 			"or a link to one, such as ./result. With --cache it needs no queue.",
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
-			stdinFlag(),
+			stdinFlag(), withDrvsFlag(),
+			&cli.BoolFlag{Name: "build-closure", Usage: "copy also what it took to build the paths, as far as it is in the store: derivations, and their outputs"},
 			&cli.BoolFlag{Name: "replace", Usage: "put what the store has in place of entries with other contents (builds that are not reproducible)"},
 		}, append(contentFlags(), keyFlags()...)...),
 		Action: push,
@@ -46,6 +47,9 @@ func push(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if paths, err = withBuild(c, paths); err != nil {
+		return err
+	}
 	settings, err := pushSettings(c)
 	if err != nil {
 		return err
@@ -63,6 +67,25 @@ func push(c *cli.Context) error {
 		return err
 	}
 	return printPushed(c, bincache.URL(t.cache.Path()), result)
+}
+
+// withBuild returns some paths, and what else of their making is asked for.
+func withBuild(c *cli.Context, paths []string) ([]string, error) {
+	all, drvs := c.Bool("build-closure"), c.Bool("with-drvs")
+	if !all && !drvs {
+		return paths, nil
+	}
+	store, err := openStore()
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	derivers, err := deriversOf(c.Context, store, paths, all)
+	if err != nil || !all {
+		return append(paths, derivers...), err
+	}
+	closure, err := store.BuildClosure(c.Context, derivers)
+	return append(paths, closure...), err
 }
 
 // pushSettings returns the settings of the user's queue, for the cache that the

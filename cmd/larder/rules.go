@@ -18,6 +18,7 @@ import (
 func ruleFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringSliceFlag{Name: "keep", Usage: "`CLASSES` of store paths to keep: built, downloaded, sources, drvs", DefaultText: "built,downloaded,sources"},
+		withDrvsFlag(),
 		&cli.StringFlag{Name: "max-source-size", Usage: "keep no source for itself that is larger than `SIZE`; 0 for all", DefaultText: "256MiB"},
 		&cli.StringSliceFlag{Name: "exclude", Usage: "keep out paths whose name matches a `GLOB`, and all that refers to them; '' for none"},
 		&cli.StringFlag{Name: "max-nar-size", Usage: "keep out paths that are larger than `SIZE`, and all that refers to them; 0 for none", DefaultText: "0"},
@@ -40,6 +41,9 @@ func rulesOf(c *cli.Context, s queue.Settings, storeDir string) (rules.Rules, er
 		for _, class := range list(c, "keep") {
 			r.Keep = append(r.Keep, rules.Class(class))
 		}
+	}
+	if c.IsSet("with-drvs") {
+		r.WithDrvs = c.Bool("with-drvs")
 	}
 	for name, value := range map[string]*int64{"max-source-size": &r.MaxSourceSize, "max-nar-size": &r.MaxNarSize} {
 		if c.IsSet(name) {

@@ -240,6 +240,7 @@ type target struct {
 	*view
 	writer *cachewriter.Writer
 	tell   func(runner.Event)
+	log    *slog.Logger
 	forgot time.Time // when the writer last did
 }
 
@@ -299,7 +300,7 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 		return nil, orHint(err, hintCache)
 	}
 	caseHack, _ := useCaseHack(os.Getenv) // (ignored) what can't be read, Nix does without as well
-	t := &target{view: v, tell: o.tell, forgot: time.Now()}
+	t := &target{view: v, tell: o.tell, log: o.log, forgot: time.Now()}
 	t.writer = cachewriter.New(cachewriter.Options{
 		Cache:       v.cache,
 		Store:       v.store,
@@ -383,16 +384,4 @@ func (t *target) copyJob(ctx context.Context, job *queue.Job) ([]slog.Attr, erro
 		return nil, fmt.Errorf("%w: %w", worker.ErrHopeless, err)
 	}
 	return nil, err
-}
-
-// copyWanted copies what the rules want.
-func (t *target) copyWanted(ctx context.Context, job *queue.Job) (cachewriter.Result, error) {
-	reg, err := t.store.Registration(ctx, job.Path)
-	if err != nil {
-		return cachewriter.Result{}, err
-	}
-	if reason := t.rules.Unwanted(reg, job.Drv != ""); reason != "" {
-		return cachewriter.Result{}, fmt.Errorf("%w: %s", cachewriter.ErrLeftOut, reason)
-	}
-	return t.writer.Copy(ctx, job.Path)
 }

@@ -30,6 +30,7 @@ func workerConfig(q *queue.Queue, lock *queue.Lock, t *target, log *slog.Logger)
 		Roots:    roots,
 		StoreDir: t.store.Dirs().Store,
 		Copy:     t.copyJob,
+		Drvs:     t.rules.WithDrvs,
 		Log:      log,
 	}, nil
 }
@@ -74,7 +75,7 @@ func watcherConfig(q *queue.Queue, v *view, s queue.Settings, log *slog.Logger) 
 		Store:   v.store,
 		Roots:   roots,
 		Rules:   v.rules,
-		Present: v.present,
+		Present: v.settled,
 		Epoch:   epoch,
 		Log:     log,
 	}, nil

@@ -1,10 +1,12 @@
 // Package rules says what is worth keeping.
 //
-// A rule is of one of three kinds:
+// A rule is of one of four kinds:
 //
 //   - Classes, and the size of sources, choose which registrations become jobs. They
 //     say nothing of what a job's closure needs: a source that is not kept for
 //     itself is copied with what refers to it.
+//   - With what was built comes its derivation, if that is wanted: the class drvs is for
+//     all that are evaluated, be they built or not.
 //   - Globs and the largest NAR keep a path out of the cache, and with it all that
 //     refers to it: a cache is whole, or it is of no use.
 //   - Upstreams and bases have paths already, with all that these refer to. Those
@@ -63,6 +65,10 @@ var ErrInvalid = errors.New("invalid rules")
 type Rules struct {
 	// Keep are the classes of registrations that become jobs.
 	Keep []Class `json:"keep"`
+
+	// WithDrvs brings the derivation of what was built along, with its closure, whatever
+	// Keep says.
+	WithDrvs bool `json:"with_drvs,omitempty"`
 
 	// MaxSourceSize is the size of the largest source's NAR that becomes a job, in
 	// bytes. Zero means that there is no bound.
@@ -163,6 +169,9 @@ func (r Rules) Unwanted(reg nixstore.Registration, hooked bool) string {
 	}
 	class := ClassOf(reg, hooked)
 	if !slices.Contains(r.Keep, class) {
+		if class == Drvs && r.WithDrvs {
+			return "its class is drvs, which is kept only with what was built from it"
+		}
 		return fmt.Sprintf("its class is %s, which is not kept", class)
 	}
 	if class == Sources && r.MaxSourceSize > 0 && reg.NarSize > r.MaxSourceSize {

@@ -112,7 +112,11 @@ func TestUnwantedSaysWhy(t *testing.T) {
 		reg   registration
 		want  string // a part of the reason; empty: it is wanted
 	}{
-		"anything":                        {all, sized(source, 1<<50), ""},
+		"anything": {all, sized(source, 1<<50), ""},
+		"a derivation, with what was built from it": {
+			with(func(r *Rules) { r.Keep, r.WithDrvs = []Class{Built}, true }), derivation, "kept only with what was built from it",
+		},
+		"any derivation, in any case":     {with(func(r *Rules) { r.WithDrvs = true }), derivation, ""},
 		"a source of the largest size":    {smallSources, sized(source, 1<<20), ""},
 		"a source that is larger":         {smallSources, sized(source, 1<<20+1<<10), "it is a source of 1.0 MiB, more than the 1.0 MiB"},
 		"a source of unknown size":        {smallSources, sized(source, 0), ""},

@@ -57,7 +57,11 @@ func (w *worker) settled(ctx context.Context, o outcome) error {
 	attempt := o.job.Attempts + 1
 	switch {
 	case o.err == nil:
-		if err := w.Queue.Done(ctx, o.job, unroot); err != nil {
+		done := w.Queue.Done
+		if w.Drvs {
+			done = w.Queue.DoneBy
+		}
+		if err := done(ctx, o.job, unroot); err != nil {
 			return err
 		}
 		w.pause = 0

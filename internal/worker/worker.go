@@ -69,6 +69,10 @@ type Config struct {
 	// in the log.
 	Copy func(ctx context.Context, job *queue.Job) ([]slog.Attr, error)
 
+	// Drvs says that it matters to Copy which derivation built a path: a job that was
+	// added again meanwhile by another one has another turn.
+	Drvs bool
+
 	// Jobs is how many jobs are copied at a time. Zero means 64: most of a job's
 	// time is waiting for the disk, together with others.
 	Jobs int
