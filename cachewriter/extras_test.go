@@ -306,3 +306,21 @@ func TestListingOfASlowerWriterIsTakenBack(t *testing.T) {
 	}
 	f.check(t)
 }
+
+// A listing that is there is of the contents that were replaced.
+func TestListingOfWhatWasReplacedGoesWithIt(t *testing.T) {
+	for _, listings := range []bool{true, false} {
+		f := newFixture(t)
+		path := f.nix.Add(t, "path", "one result")
+		f.copy(t, everything, path)
+		name := bincache.ListingName(path)
+		before := f.file(t, name)
+		f.rebuild(t, path, "another result")
+		f.copy(t, Options{Replace: true, Extras: Extras{Listings: listings}}, path)
+		after := f.file(t, name)
+		if before == "" || after == before || (after != "") != listings {
+			t.Errorf("with listings: %t: listing is %q, was %q", listings, after, before)
+		}
+		f.check(t)
+	}
+}
