@@ -285,7 +285,7 @@ func (w *Writer) narInfo(info *nixstore.Info, narHash hash.Hash, narSize int64, 
 		NarSize:     narSize,
 		References:  baseNames(info.References),
 		Deriver:     strings.TrimPrefix(info.Deriver, w.store.Dirs().Store+"/"),
-		Sigs:        slices.Sorted(slices.Values(signatures(info.Sigs))),
+		Sigs:        slices.Sorted(slices.Values(bincache.ValidSigs(info.Sigs))),
 		CA:          info.CA,
 	}
 }

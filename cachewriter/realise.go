@@ -16,9 +16,6 @@ import (
 type realised struct {
 	looking sync.Mutex // held by Realise
 	mark    nixstore.RealisationMark
-
-	mu   sync.Mutex      // guards what is below
-	said map[string]bool // of which it has been said that another one was kept
 }
 
 // realiseAtOnce is how many outputs realisations are read of together.
@@ -110,19 +107,6 @@ func (w *Writer) publishRealisations(ctx context.Context, list []nixstore.Realis
 }
 
 func realiseError(err error) error { return cacheError(fmt.Errorf("copy realisations: %w", err)) }
-
-func (w *Writer) sayOnce(what string) bool {
-	w.realised.mu.Lock()
-	defer w.realised.mu.Unlock()
-	if w.realised.said[what] {
-		return false
-	}
-	if w.realised.said == nil {
-		w.realised.said = make(map[string]bool)
-	}
-	w.realised.said[what] = true
-	return true
-}
 
 // presentOutputs tells which outputs of some realisations those have who read the cache.
 func (w *Writer) presentOutputs(ctx context.Context, list []nixstore.Realisation) (map[string]bool, error) {

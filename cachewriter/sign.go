@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/nixstore"
@@ -36,7 +35,7 @@ func (w *Writer) signPresent(ctx context.Context, info *nixstore.Info, have *bin
 	if err != nil {
 		return false, err
 	}
-	n.Sigs = append(sigs, signatures(info.Sigs)...)
+	n.Sigs = append(sigs, bincache.ValidSigs(info.Sigs)...)
 	if !have.Lacks(n.Sigs) {
 		return false, nil
 	}
@@ -61,21 +60,11 @@ func SameContents(have *bincache.NarInfo, info *nixstore.Info) bool {
 	return have.SameContents(inStore(info, have))
 }
 
-// signatures returns those of Nix's database that an entry can have: anybody may have put
-// anything there, and with that nobody could read the entry.
-func signatures(sigs []string) []string {
-	if !slices.ContainsFunc(sigs, notSignature) {
-		return sigs
-	}
-	return slices.DeleteFunc(slices.Clone(sigs), notSignature)
-}
-
-// lacks tells whether an entry has not all signatures of Nix's database.
+// lacks tells whether an entry has not all signatures of Nix's database that it can have:
+// anybody may have put anything there.
 func lacks(have *bincache.NarInfo, sigs []string) bool {
-	return have.Lacks(sigs) && have.Lacks(signatures(sigs))
+	return have.Lacks(sigs) && have.Lacks(bincache.ValidSigs(sigs))
 }
-
-func notSignature(text string) bool { return !bincache.IsSignature(text) }
 
 // signPublished signs those entries that another writer was faster to publish.
 func (w *Writer) signPublished(batch []*entry) error {
@@ -108,11 +97,7 @@ func (w *Writer) addSignatures(ctx context.Context, n *bincache.NarInfo) (bool, 
 // have that already, and everything that refers to it by name is as good with one as
 // with the other: the first one stays.
 func (w *Writer) keepOther(have, n *bincache.NarInfo) {
-	w.mu.Lock()
-	told := w.told[n.StorePath]
-	w.told[n.StorePath] = true
-	w.mu.Unlock()
-	if told {
+	if !w.sayOnce(n.StorePath) {
 		return
 	}
 	attrs := []any{"path", n.StorePath, "cache_nar_hash", have.NarHash.String(), "store_nar_hash", n.NarHash.String()}
@@ -126,18 +111,11 @@ func (w *Writer) keepOther(have, n *bincache.NarInfo) {
 // replaced says what became of an entry that had other contents.
 func (w *Writer) replaced(was, n *bincache.NarInfo) {
 	attrs := []any{"path", n.StorePath, "was_nar_hash", was.NarHash.String(), "nar_hash", n.NarHash.String()}
-	if lost := slices.DeleteFunc(signers(was), func(name string) bool { return slices.Contains(signers(n), name) }); len(lost) > 0 {
-		w.log.Warn("replaced entry was signed by others as well, who have not signed the new contents", append(attrs, "keys", lost)...)
+	signers := bincache.Signers(n.Sigs)
+	lost := slices.DeleteFunc(bincache.Signers(was.Sigs), func(name string) bool { return slices.Contains(signers, name) })
+	if len(lost) > 0 {
+		w.log.Warn("replaced entry was signed by others as well, who have not signed the new contents", append(attrs, "keys", slices.Compact(lost))...)
 		return
 	}
 	w.log.Info("replaced entry", attrs...)
-}
-
-// signers returns the names of the keys that have signed an entry.
-func signers(n *bincache.NarInfo) []string {
-	names := make([]string, len(n.Sigs))
-	for i, sig := range n.Sigs {
-		names[i], _, _ = strings.Cut(sig, ":")
-	}
-	return slices.Compact(names)
 }

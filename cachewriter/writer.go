@@ -165,7 +165,7 @@ type Writer struct {
 	changed    *sync.Cond    // todo or ready has grown, a frame was left, or ctx has ended
 	exchange   *frameExchange
 	complete   map[int64]struct{}
-	told       map[string]bool  // of paths that the cache has with other contents
+	said       map[string]bool  // of what the cache has that is not what the store has
 	open       map[int64]*entry // in the window, by row of Nix's database
 	calls      int              // of Copy, under way
 	todo       []*entry         // to be dumped
@@ -216,7 +216,7 @@ func New(o Options) *Writer {
 		log:         o.Log,
 		room:        make(chan struct{}, room),
 		complete:    make(map[int64]struct{}),
-		told:        make(map[string]bool),
+		said:        make(map[string]bool),
 		open:        make(map[int64]*entry),
 	}
 	w.workers = o.Workers
@@ -280,6 +280,15 @@ func (w *Writer) Forget() {
 	if w.calls == 0 {
 		clear(w.complete)
 	}
+}
+
+// sayOnce tells whether it was not called with that before.
+func (w *Writer) sayOnce(what string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	said := w.said[what]
+	w.said[what] = true
+	return !said
 }
 
 // Result counts what a call of Copy did.

@@ -64,18 +64,9 @@ func newConflict(n *bincache.NarInfo, info *nixstore.Info) *conflict {
 	slices.Sort(refs)
 	return &conflict{
 		Path:  info.Path,
-		Cache: contents{n.NarHash.String(), n.NarSize, refs, keyNames(n.Sigs)},
-		Store: contents{bincache.Hash(info.NarHash).String(), info.NarSize, append([]string{}, info.References...), keyNames(info.Sigs)},
+		Cache: contents{n.NarHash.String(), n.NarSize, refs, bincache.Signers(n.Sigs)},
+		Store: contents{bincache.Hash(info.NarHash).String(), info.NarSize, append([]string{}, info.References...), bincache.Signers(info.Sigs)},
 	}
-}
-
-// keyNames returns the names of the keys of some signatures.
-func keyNames(sigs []string) []string {
-	names := make([]string, len(sigs))
-	for i, sig := range sigs {
-		names[i], _, _ = strings.Cut(sig, ":")
-	}
-	return names
 }
 
 // conflictsAmong yields the conflicts among some paths.

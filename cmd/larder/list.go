@@ -214,7 +214,7 @@ func (l *lister) entry(n *bincache.NarInfo) *listed {
 	dir := path.Dir(n.StorePath)
 	e := &listed{
 		Path: n.StorePath, NarHash: n.NarHash.String(), NarSize: n.NarSize, FileSize: n.FileSize, URL: n.URL,
-		Compression: n.Compression, CA: n.CA, References: []string{}, Signatures: []string{},
+		Compression: n.Compression, CA: n.CA, References: []string{}, Signatures: bincache.Signers(n.Sigs),
 		Listing: l.cache.Has(bincache.ListingName(n.StorePath)),
 	}
 	for _, ref := range n.References {
@@ -223,10 +223,6 @@ func (l *lister) entry(n *bincache.NarInfo) *listed {
 	if n.Deriver != "" {
 		e.Deriver = dir + "/" + n.Deriver
 		e.Log = l.cache.Has(bincache.LogName(n.Deriver))
-	}
-	for _, sig := range n.Sigs {
-		name, _, _ := strings.Cut(sig, ":")
-		e.Signatures = append(e.Signatures, name)
 	}
 	if len(l.keys) > 0 {
 		e.SignatureState = n.SignatureState(l.keys)

@@ -92,12 +92,6 @@ func (r *Realisation) Check() error {
 	return nil
 }
 
-// ValidSigs returns those of some signatures that every Nix can read: one that can't be
-// read makes what it is in of no use.
-func ValidSigs(sigs []string) []string {
-	return slices.DeleteFunc(slices.Clone(sigs), func(sig string) bool { return checkSig(sig) != nil })
-}
-
 // A realisationJSON is a realisation of the first layout as Nix writes it: its keys are
 // sorted, and there is no space between them.
 type realisationJSON struct {
@@ -234,9 +228,14 @@ func (r *Realisation) fingerprints() []string {
 
 // sign returns the signatures by some keys. The same key always makes the same ones.
 func (r *Realisation) sign(keys []signature.SecretKey) ([]string, error) {
+	return r.signAs(r.fingerprints(), keys)
+}
+
+// signAs is sign for some of the fingerprints.
+func (r *Realisation) signAs(fingerprints []string, keys []signature.SecretKey) ([]string, error) {
 	var sigs []string
 	for _, key := range keys {
-		for _, fingerprint := range r.fingerprints() {
+		for _, fingerprint := range fingerprints {
 			sig, err := key.Sign(nil, fingerprint)
 			if err != nil {
 				return nil, fmt.Errorf("sign realisation %s: %w", r.ID(), err)

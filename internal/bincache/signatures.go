@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 )
 
 // ErrOtherContents says that an entry of the same store path has other contents, or
@@ -37,9 +39,24 @@ func (c *Cache) AddSignatures(ctx context.Context, n *NarInfo) (added bool, err 
 // Lacks tells whether an entry has not all of some signatures.
 func (n *NarInfo) Lacks(sigs []string) bool { return lacks(n, sigs) }
 
-// IsSignature tells whether a text can stand in an entry as a signature, whoever may have
-// made it.
-func IsSignature(text string) bool { return checkSig(text) == nil }
+// ValidSigs returns those of some signatures that every Nix can read, whoever may have made
+// them: one that can't be read makes what it is in of no use.
+func ValidSigs(sigs []string) []string {
+	bad := func(sig string) bool { return checkSig(sig) != nil }
+	if !slices.ContainsFunc(sigs, bad) {
+		return sigs
+	}
+	return slices.DeleteFunc(slices.Clone(sigs), bad)
+}
+
+// Signers returns the names of the keys of some signatures.
+func Signers(sigs []string) []string {
+	names := make([]string, len(sigs))
+	for i, sig := range sigs {
+		names[i], _, _ = strings.Cut(sig, ":")
+	}
+	return names
+}
 
 // lacks tells whether one of some signatures is missing in an entry.
 func lacks(n *NarInfo, sigs []string) bool { return lacksSigs(n.Sigs, sigs) }
