@@ -202,8 +202,20 @@ func TestRealisationsAreThoseThatNixCopies(t *testing.T) {
 			}
 		}
 		// A reader that takes only what is signed.
-		fresh := newCAMachine(t, n, "require-sigs = true", "trusted-public-keys = "+key)
-		fresh.build(t, "--max-jobs", "0", "--option", "substituters", "file://"+l.cache, caGraph)
+		takes := func(key string) {
+			fresh := newCAMachine(t, n, "require-sigs = true", "trusted-public-keys = "+key)
+			fresh.build(t, "--max-jobs", "0", "--option", "substituters", "file://"+l.cache, caGraph)
+		}
+		takes(key)
+		// So it is when the key was retired.
+		secret, key = l.newKey(t, "ci-2")
+		m.run(t, "larder", "sign", "--cache", l.cache, "--signing-key-file", secret, "--drop-key", "ci-1")
+		for name, text := range realisations(t, l.cache) {
+			if strings.Contains(text, "ci-1") || !strings.Contains(text, "ci-2") {
+				t.Errorf("%s is %s", name, text)
+			}
+		}
+		takes(key)
 	})
 }
 

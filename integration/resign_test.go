@@ -70,7 +70,7 @@ func TestClientsAcceptExactlyWhatLarderHasSigned(t *testing.T) {
 	_, other := c.newKey(t, "new-1") // of the same name
 	paths := len(c.cached(t))
 	sign := []string{"larder", "sign", "--json", "--cache", c.cache, "--signing-key-file", secret, "--drop-key", "old-1", "--trusted-public-key", c.public}
-	fields := []string{"cache", "dry_run", "entries", "changed", "added", "dropped", "untrusted", "unsigned", "damaged"}
+	fields := []string{"cache", "dry_run", "entries", "changed", "added", "dropped", "untrusted", "unsigned", "damaged", "realisations", "realisations_changed"}
 	number := func(n int) json.Number { return json.Number(fmt.Sprint(n)) }
 	written := files(t, c.cache)
 	for _, dryRun := range []bool{true, false} {

@@ -20,7 +20,7 @@ func signCommand() *cli.Command {
 		Name:      "sign",
 		Usage:     "sign what is in a cache, and take the signatures of a retired key away",
 		ArgsUsage: "[PATH…]",
-		Description: "Adds signatures to all entries of the cache, or to those of the closures of the PATHs, as far as the cache has them. " +
+		Description: "Adds signatures to all entries of the cache, or to those of the closures of the PATHs, as far as the cache has them, and to the realisations of content-addressed derivations. " +
 			"What it vouches for is what the cache says: name an old key with --trusted-public-key to sign only what that one has signed. " +
 			"With --drop-key each entry goes from one key to the other at once. All else in an entry stays. It needs no Nix, and with --cache no queue.",
 		Flags: append([]cli.Flag{
@@ -135,6 +135,9 @@ func printSigned(c *cli.Context, cache *bincache.Cache, o bincache.Resigning, r 
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s %d of %d entries in %s; signatures: %d added, %d dropped\n", changed, r.Changed, r.Entries, result.Cache, r.Added, r.Dropped)
+	if r.Realisations > 0 {
+		fmt.Fprintf(&text, "of them in %d of %d realisations\n", r.RealisationsChanged, r.Realisations)
+	}
 	if r.Untrusted > 0 {
 		fmt.Fprintf(&text, "not signed, since no trusted key has signed them: %d\n", r.Untrusted)
 	}

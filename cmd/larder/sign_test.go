@@ -51,7 +51,7 @@ func TestSignSaysWhatItHasDone(t *testing.T) {
 	stdout, _, code := larder(t, sign("--json")...)
 	var got map[string]any
 	must(t, json.Unmarshal([]byte(stdout), &got))
-	want := map[string]any{"cache": url, "dry_run": false, "entries": 3., "changed": 1., "added": 1., "dropped": 0., "untrusted": 0., "unsigned": 0., "damaged": 0.}
+	want := map[string]any{"cache": url, "dry_run": false, "entries": 3., "changed": 1., "added": 1., "dropped": 0., "untrusted": 0., "unsigned": 0., "damaged": 0., "realisations": 0., "realisations_changed": 0.}
 	if diff := cmp.Diff(want, got); diff != "" || code != 0 {
 		t.Errorf("exit %d (-want +got):\n%s", code, diff)
 	}

@@ -18,18 +18,43 @@ const maxRealisation = 1 << 20
 // Realisation returns the realisation in a file. The error wraps [fs.ErrNotExist] if
 // there is none, and [ErrDamaged] if clients can't use it.
 func (c *Cache) Realisation(file string) (*Realisation, error) {
+	r, _, err := c.readRealisation(file)
+	return r, err
+}
+
+// readRealisation is Realisation that returns the text as well.
+func (c *Cache) readRealisation(file string) (*Realisation, []byte, error) {
 	text, err := c.readFile(file, maxRealisation)
 	if errors.Is(err, fs.ErrPermission) {
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	r, err := ParseRealisation(file, text)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	return r, nil
+	return r, text, nil
+}
+
+// realisationFiles returns the files of all realisations.
+func (c *Cache) realisationFiles() (files []string, err error) {
+	for _, dir := range RealisationDirs {
+		err := fs.WalkDir(c.FS(), dir, func(name string, d fs.DirEntry, err error) error {
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				return nil
+			case err == nil && d.Type().IsRegular() && (realisationName.MatchString(name) || buildTraceName.MatchString(name)):
+				files = append(files, name)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list realisations: %w", err)
+		}
+	}
+	return files, nil
 }
 
 // RealisationsAdded says what AddRealisations did.
@@ -233,29 +258,19 @@ func (a *adding) sign(ctx context.Context, e *addition, have *Realisation) (sign
 	if !lacksSigs(have.Sigs, e.sigs) {
 		return false, nil
 	}
-	unlock, err := a.cache.lock(ctx)
-	if err != nil {
-		return false, err
+	r := &rewrite{file: e.file, change: func() (before, after []byte, err error) {
+		have, text, err := a.cache.readRealisation(e.file)
+		if err != nil || have.OutPath != e.OutPath || !lacksSigs(have.Sigs, e.sigs) {
+			return nil, nil, err
+		}
+		have.Sigs = slices.Concat(have.Sigs, e.sigs)
+		return text, have.Format(), nil
+	}}
+	err = a.cache.rewriteAll(ctx, []*rewrite{r})
+	if r.done {
+		a.result.Signed++
 	}
-	defer unlock()
-	have, err = a.cache.Realisation(e.file)
-	if err != nil || have.OutPath != e.OutPath {
-		return false, err
-	}
-	have.Sigs = slices.Concat(have.Sigs, e.sigs)
-	t, err := a.cache.TempText(have.Format())
-	if err != nil {
-		return false, err
-	}
-	defer t.Discard()
-	if err := t.Sync(); err != nil {
-		return false, err
-	}
-	if err := t.Replace(e.file); err != nil {
-		return false, err
-	}
-	a.result.Signed++
-	return true, nil
+	return r.done, err
 }
 
 // lacksSigs tells whether one of some signatures is missing.

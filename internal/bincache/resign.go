@@ -26,8 +26,8 @@ type Resigning struct {
 	// the address out, which is all that those were compared with.
 	Trusted []signature.PublicKey
 
-	// Paths are those whose closures are meant, as far as the cache has them. None
-	// means all entries.
+	// Paths are those whose closures are meant, as far as the cache has them, and the
+	// realisations that these are. None means all.
 	Paths []string
 
 	// DryRun changes nothing, and counts what would be changed.
@@ -48,80 +48,123 @@ type Resigned struct {
 	Untrusted int `json:"untrusted"` // entries not signed, since nobody who is trusted has
 	Unsigned  int `json:"unsigned"`  // entries that have no signature in the end, and need one
 	Damaged   int `json:"damaged"`   // entries that clients can't use: nothing is added to them
+
+	// The same of realisations; the signatures above are those of both. That one has none
+	// is not counted: not every Nix asks for any.
+	Realisations        int `json:"realisations"`
+	RealisationsChanged int `json:"realisations_changed"`
 }
 
 // resignBatch is how many entries are changed together: enough that syncs are shared,
 // and few enough that nobody waits long for the lock. Tests have fewer.
 var resignBatch = 512
 
-// Resign gives entries signatures and takes some away, both at once. It takes the cache's
-// lock, but only to put in place what is durable: the cache is whole at any moment, and
-// what was done stays done if it is called again after an error. The error wraps
-// [fs.ErrNotExist] if one of Paths has no entry.
+// Resign gives entries, and realisations, signatures and takes some away, both at once. It
+// takes the cache's lock, but only to put in place what is durable: the cache is whole at
+// any moment, and what was done stays done if it is called again after an error. The error
+// wraps [fs.ErrNotExist] if one of Paths has no entry.
 func (c *Cache) Resign(ctx context.Context, o Resigning) (Resigned, error) {
 	var total Resigned
 	hashes, err := c.hashesOf(ctx, o.Paths)
 	if err != nil {
 		return total, err
 	}
-	done := 0
-	for batch := range slices.Chunk(hashes, resignBatch) {
+	realisations, err := c.realisationFiles()
+	if err != nil {
+		return total, err
+	}
+	var meant map[string]bool // by the first parts of store paths; nil for all
+	if len(o.Paths) > 0 {
+		meant = make(map[string]bool, len(hashes))
+		for _, hash := range hashes {
+			meant[hash] = true
+		}
+	}
+	done, names := 0, append(hashes, realisations...)
+	for some := range slices.Chunk(names, resignBatch) {
 		if err := ctx.Err(); err != nil {
 			return total, err
 		}
-		err := c.resign(ctx, &o, batch, &total)
-		if err != nil {
+		batch := make([]*resigning, len(some))
+		for i, name := range some {
+			batch[i] = c.newResigning(&o, name, meant)
+		}
+		if err := c.resign(ctx, &o, batch, &total); err != nil {
 			return total, fmt.Errorf("sign entries: %w", err)
 		}
-		done += len(batch)
+		done += len(some)
 		if o.Progress != nil {
-			o.Progress(done, len(hashes))
+			o.Progress(done, len(names))
 		}
 	}
 	return total, nil
 }
 
-// A resigning is an entry that Resign comes to.
+// A resigning is an entry, or a realisation, that Resign comes to.
 type resigning struct {
 	rewrite
-	gone bool
-	err  error // why clients can't use it
+	isEntry bool
+	gone    bool  // or not meant
+	err     error // why clients can't use it
 	Resigned
 }
 
-func (c *Cache) resign(ctx context.Context, o *Resigning, hashes []string, total *Resigned) error {
-	all, rewrites := make([]*resigning, len(hashes)), make([]*rewrite, len(hashes))
-	for i, hash := range hashes {
-		r := &resigning{}
-		r.hash, r.change = hash, func() (before, after []byte, err error) { return c.look(o, r) }
-		all[i], rewrites[i] = r, &r.rewrite
+// newResigning returns one for the first part of a store path, or the file of a
+// realisation.
+func (c *Cache) newResigning(o *Resigning, name string, meant map[string]bool) *resigning {
+	r := &resigning{isEntry: !strings.Contains(name, "/")}
+	look := func() ([]byte, []byte, error) { return c.lookRealised(o, r, meant) }
+	r.file = name
+	if r.isEntry {
+		look = func() ([]byte, []byte, error) { return c.look(o, r, name) }
+		r.file += narInfoEnding
 	}
+	r.change = func() (before, after []byte, err error) {
+		r.Resigned, r.gone, r.err = Resigned{}, false, nil
+		before, after, err = look()
+		if errors.Is(err, fs.ErrNotExist) {
+			r.gone, err = true, nil
+		}
+		return before, after, err
+	}
+	return r
+}
+
+func (c *Cache) resign(ctx context.Context, o *Resigning, batch []*resigning, total *Resigned) error {
 	var err error
 	if o.DryRun {
-		err = EachOf(all, func(r *resigning) error {
+		err = EachOf(batch, func(r *resigning) error {
 			_, after, err := r.change()
 			r.done = after != nil
 			return err
 		})
 	} else {
+		rewrites := make([]*rewrite, len(batch))
+		for i, r := range batch {
+			rewrites[i] = &r.rewrite
+		}
 		err = c.rewriteAll(ctx, rewrites)
 	}
-	for _, r := range all {
+	for _, r := range batch {
+		came, changed := &total.Entries, &total.Changed
+		if !r.isEntry {
+			came, changed = &total.Realisations, &total.RealisationsChanged
+		}
 		if r.done {
-			total.Changed++
+			*changed++
 			total.Added += r.Added
 			total.Dropped += r.Dropped
 		}
 		if r.gone || err != nil { // of the rest nobody knows what it will have in the end
 			continue
 		}
-		total.Entries++
+		*came++
 		total.Untrusted += r.Untrusted
 		total.Unsigned += r.Unsigned
 		if r.err != nil {
 			total.Damaged++
 			if o.Tell != nil {
-				o.Tell(fmt.Errorf("read %s%s: %w", r.hash, narInfoEnding, r.err))
+				o.Tell(fmt.Errorf("read %s: %w", r.file, r.err))
 			}
 		}
 	}
@@ -129,13 +172,9 @@ func (c *Cache) resign(ctx context.Context, o *Resigning, hashes []string, total
 }
 
 // look finds out what the narinfo of an entry should be, and counts that.
-func (c *Cache) look(o *Resigning, r *resigning) (before, after []byte, err error) {
-	r.Resigned, r.gone, r.err = Resigned{}, false, nil
-	n, text, err := c.Read(r.hash)
+func (c *Cache) look(o *Resigning, r *resigning, hash string) (before, after []byte, err error) {
+	n, text, err := c.Read(hash)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		r.gone = true
-		return nil, nil, nil
 	case errors.Is(err, ErrDamaged):
 		r.err = err
 	case err != nil:
@@ -148,29 +187,75 @@ func (c *Cache) look(o *Resigning, r *resigning) (before, after []byte, err erro
 	if err != nil {
 		return nil, nil, err
 	}
-	have := sortedSet(n.Sigs)
+	add := ours
+	switch {
+	case r.err != nil: // whose NAR is not there: a signature that is to go goes all the same
+		add = nil
+	case len(o.Trusted) > 0 && signatureState(n.Fingerprint(), n.Sigs, o.Trusted) != Valid:
+		if lacks(n, ours) {
+			r.Untrusted = 1
+		}
+		add = nil
+	}
+	all := o.signatures(r, n.Sigs, ours, add)
+	if len(all) == 0 && !n.contentAddressed() {
+		r.Unsigned = 1
+	}
+	if r.Added+r.Dropped == 0 {
+		return nil, nil, nil
+	}
+	return text, setSignatures(n, text, all), nil
+}
+
+// lookRealised finds out what a realisation should be, and counts that.
+func (c *Cache) lookRealised(o *Resigning, r *resigning, meant map[string]bool) (before, after []byte, err error) {
+	n, text, err := c.readRealisation(r.file)
+	if errors.Is(err, ErrDamaged) {
+		r.gone, r.err = meant != nil, err // nobody knows which path it is
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if meant != nil && !meant[HashPart(n.OutPath)] {
+		r.gone = true
+		return nil, nil, nil
+	}
+	ours, err := n.sign(o.Keys)
+	if err != nil {
+		return nil, nil, err
+	}
+	add := ours
+	if len(o.Trusted) > 0 {
+		// Each is a promise of its own, and who is trusted may have made only one.
+		trusted := slices.DeleteFunc(n.fingerprints(), func(fingerprint string) bool {
+			return signatureState(fingerprint, n.Sigs, o.Trusted) != Valid
+		})
+		if add, err = n.signAs(trusted, o.Keys); err != nil {
+			return nil, nil, err
+		}
+		if len(trusted) == 0 && lacksSigs(n.Sigs, ours) {
+			r.Untrusted = 1
+		}
+	}
+	n.Sigs = o.signatures(r, n.Sigs, ours, add)
+	if r.Added+r.Dropped == 0 {
+		return nil, nil, nil
+	}
+	return text, n.Format(), nil
+}
+
+// signatures returns those that something should have, which has some, where ours would be
+// those by Keys, and some of these may be added. It counts what that changes.
+func (o *Resigning) signatures(r *resigning, sigs, ours, add []string) []string {
+	have := sortedSet(sigs)
 	keep := slices.DeleteFunc(slices.Clone(have), func(sig string) bool {
 		name, _, _ := strings.Cut(sig, ":")
 		return slices.Contains(o.Drop, name) && !slices.Contains(ours, sig)
 	})
-	all := keep
-	switch {
-	case r.err != nil: // whose NAR is not there: a signature that is to go goes all the same
-	case len(o.Trusted) > 0 && n.signatureState(o.Trusted) != Valid:
-		if lacks(n, ours) {
-			r.Untrusted = 1
-		}
-	default:
-		all = sortedSet(slices.Concat(keep, ours))
-	}
-	if len(all) == 0 && !n.contentAddressed() {
-		r.Unsigned = 1
-	}
-	if slices.Equal(all, have) {
-		return nil, nil, nil
-	}
+	all := sortedSet(slices.Concat(keep, add))
 	r.Added, r.Dropped = len(all)-len(keep), len(have)-len(keep)
-	return text, setSignatures(n, text, all), nil
+	return all
 }
 
 // hashesOf returns the first parts of the store paths that the closures of some paths

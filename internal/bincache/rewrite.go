@@ -5,16 +5,18 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
+	"path"
 	"slices"
 )
 
-// A rewrite is an entry whose narinfo is to have another text.
+// A rewrite is a narinfo, or a realisation, that is to have another text.
 type rewrite struct {
-	hash string // the first part of its store path
+	file string
 
-	// change returns the text that the narinfo has, and the one that it should have, or
-	// nil if it is to be left alone. It is called again if somebody has changed the entry
-	// meanwhile, and by several goroutines for several entries.
+	// change returns the text that the file has, and the one that it should have, or
+	// nil if it is to be left alone. It is called again if somebody has changed the file
+	// meanwhile, and by several goroutines for several files.
 	change func() (before, after []byte, err error)
 
 	before []byte
@@ -22,7 +24,7 @@ type rewrite struct {
 	done   bool
 }
 
-// rewriteAll gives narinfos their other texts: the cache's lock is only taken, and
+// rewriteAll gives files their other texts: the cache's lock is only taken, and
 // waited for, to put in place what has been made durable before. Whoever reads sees one
 // text or the other. What is done tells which were rewritten, also after an error.
 func (c *Cache) rewriteAll(ctx context.Context, batch []*rewrite) error {
@@ -33,7 +35,7 @@ func (c *Cache) rewriteAll(ctx context.Context, batch []*rewrite) error {
 			}
 		}
 	}()
-	// Somebody may change an entry between its look and the lock.
+	// Somebody may change a file between its look and the lock.
 	for left := batch; len(left) > 0; {
 		if err := EachOf(left, func(r *rewrite) error { return r.prepare(c) }); err != nil {
 			return err
@@ -49,10 +51,13 @@ func (c *Cache) rewriteAll(ctx context.Context, batch []*rewrite) error {
 		}
 		left = slices.DeleteFunc(left, func(r *rewrite) bool { return r.done })
 	}
-	if !slices.ContainsFunc(batch, func(r *rewrite) bool { return r.done }) {
-		return nil
+	changed := make(map[string]bool) // directories
+	for _, r := range batch {
+		if r.done {
+			changed[path.Dir(r.file)] = true
+		}
 	}
-	return c.SyncDir(".")
+	return EachOf(slices.Collect(maps.Keys(changed)), c.SyncDir)
 }
 
 func (r *rewrite) prepare(c *Cache) error {
@@ -66,7 +71,7 @@ func (r *rewrite) prepare(c *Cache) error {
 	return err
 }
 
-// putRewritten puts narinfos in place that are still what they were when they were
+// putRewritten puts files in place that are still what they were when they were
 // prepared.
 func (c *Cache) putRewritten(ctx context.Context, batch []*rewrite) error {
 	if len(batch) == 0 {
@@ -78,8 +83,7 @@ func (c *Cache) putRewritten(ctx context.Context, batch []*rewrite) error {
 	}
 	defer unlock()
 	for _, r := range batch {
-		name := r.hash + narInfoEnding
-		now, err := c.readFile(name, maxNarInfo)
+		now, err := c.readFile(r.file, maxNarInfo)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -87,7 +91,7 @@ func (c *Cache) putRewritten(ctx context.Context, batch []*rewrite) error {
 			r.temp.Discard()
 			continue
 		}
-		if err := r.temp.Replace(name); err != nil {
+		if err := r.temp.Replace(r.file); err != nil {
 			return err
 		}
 		r.done = true

@@ -28,14 +28,13 @@ func (n *NarInfo) SignatureState(keys []signature.PublicKey) SignatureState {
 	if n.contentAddressed() {
 		return ContentAddressed
 	}
-	return n.signatureState(keys)
+	return signatureState(n.Fingerprint(), n.Sigs, keys)
 }
 
 // signatureState is SignatureState for what needs a signature.
-func (n *NarInfo) signatureState(keys []signature.PublicKey) SignatureState {
+func signatureState(fingerprint string, sigs []string, keys []signature.PublicKey) SignatureState {
 	state := Unsigned
-	fingerprint := n.Fingerprint()
-	for _, sig := range n.Sigs {
+	for _, sig := range sigs {
 		name, value, _ := strings.Cut(sig, ":")
 		data, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(value, "="))
 		for _, key := range keys {

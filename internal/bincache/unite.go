@@ -40,7 +40,7 @@ func EachOf[T any](batch []T, do func(T) error) error {
 func (c *Cache) UniteSignatures(ctx context.Context, batch []*NarInfo) (added int, err error) {
 	all, adds := make([]*rewrite, len(batch)), make([]int, len(batch))
 	for i, n := range batch {
-		all[i] = &rewrite{hash: HashPart(n.StorePath), change: func() (before, after []byte, err error) {
+		all[i] = &rewrite{file: narInfoName(n.StorePath), change: func() (before, after []byte, err error) {
 			have, text, err := c.Read(HashPart(n.StorePath))
 			if errors.Is(err, ErrDamaged) || errors.Is(err, fs.ErrNotExist) {
 				return nil, nil, nil
