@@ -209,8 +209,12 @@ func TestLogsOfFailedBuildsAreKeptIfTheyAreWanted(t *testing.T) {
 		runs := func(want int, args ...string) {
 			t.Helper()
 			command := append(append([]string{"larder", "run", "--cache", l.cache}, args...), "--", "nix-build", "--no-out-link", "--keep-going", "--expr", expr)
-			if _, stderr, exit := l.tryRun(t, command...); exit == 0 != (want == 0) {
+			_, stderr, exit := l.tryRun(t, command...)
+			if exit == 0 != (want == 0) {
 				t.Fatalf("exit %d: %s", exit, stderr)
+			}
+			if says := strings.Contains(stderr, "logs of failed builds in the cache, for nix log --store file://"+l.cache+": 1"); says != (want != 0 && len(args) > 0) {
+				t.Errorf("run says %s", stderr)
 			}
 		}
 		is := func(want map[string]string) {

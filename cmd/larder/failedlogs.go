@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/nix-larder/larder/internal/runner"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -96,6 +97,7 @@ func (f *failedLogs) keepOne(ctx context.Context, drv string) error {
 	if err := f.writer.CopyLog(ctx, drv, replace); err != nil {
 		return err
 	}
+	f.tell(runner.Event{Kind: runner.FailedLog, Path: drv})
 	f.log.Info("kept the log of a failed build", "drv", filepath.Base(drv))
 	return nil
 }

@@ -154,6 +154,9 @@ func reportLines(r *runner.Report) []string {
 	if len(r.Conflicts) > 0 {
 		say("%s of other contents than in the cache, which keeps the first ones: larder list --conflicts", paths(len(r.Conflicts)))
 	}
+	if r.FailedLogs > 0 {
+		say("logs of failed builds in the cache, for nix log --store %s: %d", r.Cache, r.FailedLogs)
+	}
 	if r.Gone > 0 {
 		say("%s deleted before they could be copied", paths(r.Gone))
 	}
@@ -217,6 +220,7 @@ func reportMarkdown(r *runner.Report) string {
 		row("left out: "+markdownText(reason.Text), reason.Paths, 0)
 	}
 	row("of other contents than in the cache", len(r.Conflicts), 0)
+	row("logs of failed builds", r.FailedLogs, 0)
 	row("failed", len(r.Failed), 0)
 	row("no time left for", r.LeftOver, 0)
 	b.WriteString("\n")

@@ -28,11 +28,12 @@ func TestReportSaysOnlyWhatIsTrue(t *testing.T) {
 			report: runner.Report{
 				Cache: "file:///c", Built: 2, Downloaded: 1, Added: 3, NarBytes: 3 << 20, FileBytes: 1 << 20, AlreadyThere: 4, Gone: 1,
 				LeftOut: []runner.Reason{{Text: "its name", Paths: 2}}, Drained: runner.Seconds(1500 * time.Millisecond),
-				Failed: []runner.Failed{{Path: "/nix/store/x", Error: "corrupt"}}, LeftOver: 5, Conflicts: []runner.Conflict{{Path: "/nix/store/y"}},
+				Failed: []runner.Failed{{Path: "/nix/store/x", Error: "corrupt"}}, LeftOver: 5, Conflicts: []runner.Conflict{{Path: "/nix/store/y"}}, FailedLogs: 2,
 			},
 			lines: []string{
 				"2 built, 1 downloaded", "3 paths added to file:///c: 3.0 MiB, 1.0 MiB there", "4 paths already there",
-				"2 paths left out: its name", "1 path of other contents than in the cache, which keeps the first ones: larder list --conflicts", "1 path deleted before they could be copied", "the end was put off by 1.5s",
+				"2 paths left out: its name", "1 path of other contents than in the cache, which keeps the first ones: larder list --conflicts",
+				"logs of failed builds in the cache, for nix log --store file:///c: 2", "1 path deleted before they could be copied", "the end was put off by 1.5s",
 			},
 			warnings: []string{"/nix/store/x is not in the cache: corrupt", "5 paths left over, and not in the cache: the end came first (--deadline puts it off)"},
 		},

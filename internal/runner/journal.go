@@ -27,6 +27,9 @@ const (
 	LeftOut Kind = "left out"
 	// Kept is an entry that was kept although the store has other contents.
 	Kept Kind = "kept"
+	// FailedLog is the log of a build that failed, of the derivation Path, that came into
+	// the cache.
+	FailedLog Kind = "failed log"
 	// Gone is a job whose path was deleted before it could be copied.
 	Gone Kind = "gone"
 )

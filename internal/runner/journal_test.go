@@ -91,6 +91,8 @@ func TestTallyTellsTheTruth(t *testing.T) {
 		{Kind: Done, Path: "built", Class: rules.Built},
 		{Kind: Done, Path: "deleted before it was looked at", Class: rules.Built},
 		{Kind: Gone, Path: "gone"},
+		{Kind: FailedLog, Path: "failed.drv"},
+		{Kind: FailedLog, Path: "failed.drv"}, // with more in it
 		{Kind: Kept, Path: "other contents", CacheNarHash: "c", StoreNarHash: "s"},
 		{Kind: Kept, Path: "built again", CacheNarHash: "c", StoreNarHash: "s"},
 		{Kind: Kept, Path: "other contents", CacheNarHash: "c", StoreNarHash: "s"}, // another worker
@@ -114,7 +116,8 @@ func TestTallyTellsTheTruth(t *testing.T) {
 			map[string]any{"path": "built again", "cache_nar_hash": "c", "store_nar_hash": "s"},
 			map[string]any{"path": "other contents", "cache_nar_hash": "c", "store_nar_hash": "s"},
 		},
-		"hits": 2., "hit_nar_bytes": 110., "saved_seconds": 0., "timed_hits": 0.,
+		"failed_logs": 1.,
+		"hits":        2., "hit_nar_bytes": 110., "saved_seconds": 0., "timed_hits": 0.,
 		"drain_seconds": 1.5, "notes": []any{},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

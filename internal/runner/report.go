@@ -42,6 +42,9 @@ type Report struct {
 	// first ones stay: builds that are not reproducible.
 	Conflicts []Conflict `json:"conflicts"`
 
+	// FailedLogs counts builds that failed, and of which the cache has the log.
+	FailedLogs int `json:"failed_logs"`
+
 	// Hits counts paths that were downloaded and that the cache had: from there, as far
 	// as can be told.
 	Hits        int   `json:"hits"`
@@ -117,6 +120,7 @@ type Tally struct {
 	// cache. It is good after Finish.
 	Used []string
 
+	failed     map[string]bool  // derivations of FailedLogs: a log may be copied again when there is more of it
 	registered map[string]Event // by path: the first time
 	done       map[string]bool
 	built      map[string]bool   // of those done, as the hook says
@@ -128,7 +132,7 @@ func NewTally() *Tally {
 	return &Tally{
 		Report: Report{Failed: []Failed{}, LeftOut: []Reason{}, Conflicts: []Conflict{}, Notes: []string{}}, // never null
 		Wrote:  make(map[string]bool), registered: make(map[string]Event),
-		done: make(map[string]bool), built: make(map[string]bool), leftOut: make(map[string]string),
+		failed: make(map[string]bool), done: make(map[string]bool), built: make(map[string]bool), leftOut: make(map[string]string),
 	}
 }
 
@@ -156,6 +160,9 @@ func (t *Tally) Add(e Event) {
 		t.leftOut[e.Path] = e.Reason
 	case Kept:
 		t.Conflict(e.Path, e.CacheNarHash, e.StoreNarHash)
+	case FailedLog:
+		t.failed[e.Path] = true
+		t.FailedLogs = len(t.failed)
 	case Gone:
 		t.Gone++
 	}
