@@ -43,6 +43,7 @@ var arrows = map[string][]string{
 	"integration/oci":       nil,
 	"integration/typecheck": nil,
 	"internal/cachemerge":   {"internal/bincache"},
+	"internal/compress":     nil,
 }
 
 // notInHook lists what larder-hook must not be made of, even indirectly.
