@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/nix-larder/larder/internal/compress"
 )
 
 // benchWords returns text of words, some of which come often: it shrinks to about a
@@ -40,7 +42,7 @@ func benchNoise(size int) string {
 func BenchmarkCopy(b *testing.B) {
 	size := 64 << 20
 	if testing.Short() {
-		size = 2 * frameSize
+		size = 2 * (8 << 20)
 	}
 	f := newFixture(b)
 	for _, content := range []struct {
@@ -53,7 +55,7 @@ func BenchmarkCopy(b *testing.B) {
 		path := f.nix.Add(b, content.name, content.text)
 		for _, compression := range []string{"none", "zstd:1", "zstd:3", "zstd:9"} {
 			b.Run(fmt.Sprintf("%s/%s", content.name, compression), func(b *testing.B) {
-				c, err := ParseCompression(compression)
+				c, err := compress.Parse(compression)
 				must(b, err)
 				b.SetBytes(int64(size))
 				b.ReportAllocs()

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/compress"
 )
 
 // everyKind builds paths of every kind, with their closure, some of it signed.
@@ -38,7 +39,7 @@ func everyKind(t *testing.T, f *fixture) (paths, closure []string) {
 func TestCacheIsTheOneThatNixWrites(t *testing.T) {
 	f := newFixture(t)
 	paths, closure := everyKind(t, f)
-	r := f.copy(t, Options{Compression: Compression{Method: "none"}}, paths...)
+	r := f.copy(t, Options{Compression: compress.Method{Name: "none"}}, paths...)
 	if r.Paths != len(closure) || r.Copied != len(closure) {
 		t.Errorf("result is %+v, want %d paths", r, len(closure))
 	}
@@ -77,7 +78,7 @@ func entryFiles(t *testing.T, dir string) map[string]string {
 }
 
 func TestNixAgreesWithTheCache(t *testing.T) {
-	for _, compression := range []Compression{DefaultCompression, {Method: "zstd", Level: 19}, {Method: "none"}} {
+	for _, compression := range []compress.Method{compress.Default, {Name: "zstd", Level: 19}, {Name: "xz", Level: 0}, {Name: "none"}} {
 		t.Run(compression.String(), func(t *testing.T) {
 			f := newFixture(t)
 			paths, closure := everyKind(t, f)
@@ -121,7 +122,7 @@ func TestSecondCopyTouchesNothing(t *testing.T) {
 	again, err := w.Copy(t.Context(), top) // what it remembers
 	must(t, err)
 	fresh := f.copy(t, Options{}, top) // what it sees
-	other := f.copy(t, Options{Compression: Compression{Method: "none"}}, top)
+	other := f.copy(t, Options{Compression: compress.Method{Name: "none"}}, top)
 	if first.Copied != 50 || again != (Result{}) || fresh != (Result{Paths: 50}) || other != (Result{Paths: 50}) {
 		t.Errorf("results are %+v, %+v, %+v, %+v", first, again, fresh, other)
 	}
@@ -174,4 +175,18 @@ func TestPathThatIsNotInTheStoreIsSaidToBe(t *testing.T) {
 		}
 	}
 	f.hasNot(t, good, gone)
+}
+
+func TestDumpersHelpWithALargePath(t *testing.T) {
+	const frame = 8 << 20
+	f := newFixture(t)
+	path := f.nix.Add(t, "large", string(sample(6*frame)))
+	w := f.writer(t, Options{Workers: 2})
+	_, err := w.Copy(t.Context(), path)
+	must(t, err)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.exchange.Spare() == 0 {
+		t.Error("no frame was left for the other dumper")
+	}
 }

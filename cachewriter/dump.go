@@ -6,16 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/compress"
 	"github.com/nix-larder/larder/internal/nar"
 	"github.com/nix-larder/larder/internal/nixstore"
+	"github.com/nix-larder/larder/internal/pace"
 )
 
 // A dump is a NAR, and what will be published with it, in unfinished files of the
@@ -67,22 +69,26 @@ func (d *dump) discard() {
 // none, it helps others with theirs.
 type dumper struct {
 	nar        nar.Dumper
-	frames     *frames
-	compress   compressor // the frames, or nothing at all
-	background bool       // it runs at the lowest priority
-	pacer      *pacer     // of its thread, then
-	helper     bool       // it counts as one in the exchange
+	frames     *compress.Frames
+	compress   compress.Writer // the frames, if there are any
+	background bool            // it runs at the lowest priority
+	pacer      *pace.Pacer     // of its thread, then
+	helper     bool            // it counts as one in the exchange
+	ctx        context.Context // of what it does
 }
 
 func (w *Writer) newDumper(background bool) *dumper {
+	frames := compress.NewFrames(w.exchange)
 	d := &dumper{
 		nar:        nar.Dumper{CaseHack: w.caseHack},
-		frames:     newFrames(w.compression.Level, w.exchange),
+		frames:     frames,
+		compress:   w.compression.WriterWith(frames),
 		background: background,
 	}
-	d.compress = d.frames
-	if w.compression.Method == "none" {
-		d.compress = &plain{}
+	frames.Between = func(pid int) error {
+		d.pacer.Follow(pid)
+		w.giveWay(d.ctx, d)
+		return d.ctx.Err()
 	}
 	return d
 }
@@ -95,21 +101,22 @@ func (w *Writer) dumpAll() {
 		// Priorities are a thread's on Linux, and a normal user can't raise one
 		// again: the thread ends with this goroutine, since it is not unlocked.
 		runtime.LockOSThread()
-		if err := lowestPriority(); err != nil {
+		if err := pace.Lowest(); err != nil {
 			w.log.Warn("dumping at normal priority", "err", err)
 		}
 	}
 	d := w.newDumper(background)
 	if background && w.workers <= runtime.GOMAXPROCS(0) { // or they would wait for each other
-		d.pacer = newPacer()
-		defer d.pacer.close()
+		d.pacer = pace.New()
+		defer d.pacer.Close()
 	}
 	for {
 		w.giveWay(w.ctx, d)
 		t := w.nextTask(d)
+		d.ctx = t.ctx
 		switch {
 		case t.frame != nil:
-			d.frames.compress(t.frame)
+			d.frames.Compress(t.frame)
 		case t.entry != nil:
 			e := t.entry
 			dumped, err := w.dump(t.ctx, d, e)
@@ -129,7 +136,7 @@ func (w *Writer) dumpAll() {
 
 // giveWay lets a dumper rest if others want its core.
 func (w *Writer) giveWay(ctx context.Context, d *dumper) {
-	left := d.pacer.look()
+	left := d.pacer.Look()
 	if left == 0 {
 		return
 	}
@@ -139,29 +146,15 @@ func (w *Writer) giveWay(ctx context.Context, d *dumper) {
 	}
 	foreground := w.foreground
 	w.mu.Unlock()
-	d.pacer.idle() // until now
-	for ; left > 0; left -= restStep {
-		step := min(left, restStep)
-		timer := time.NewTimer(step)
-		select {
-		case <-timer.C:
-		case <-foreground:
-		case <-ctx.Done():
-		}
-		timer.Stop()
-		// One core that is idle for half of the time is enough for one thread.
-		if ctx.Err() != nil || !w.background.Load() || d.pacer.idle() > step/2 {
-			return
-		}
-	}
+	d.pacer.Rest(ctx, left, foreground)
 }
 
 // A task is what a dumper does next: it dumps an entry, or compresses a frame of
 // somebody else's.
 type task struct {
 	entry *entry
-	ctx   context.Context // of the entry
-	frame *frame
+	frame *compress.Frame
+	ctx   context.Context
 }
 
 // nextTask waits for something to do. It returns nothing when there will be
@@ -171,12 +164,12 @@ func (w *Writer) nextTask(d *dumper) task {
 	defer w.mu.Unlock()
 	if !d.helper {
 		d.helper = true
-		w.exchange.helpers++
+		w.exchange.Help()
 	}
 	for w.ctx.Err() == nil && w.background.Load() == d.background {
 		// Somebody may be waiting for a frame already.
-		if f := w.exchange.take(); f != nil {
-			return task{frame: f}
+		if f := w.exchange.Take(); f != nil {
+			return task{frame: f, ctx: w.ctx}
 		}
 		if len(w.todo) == 0 {
 			w.changed.Wait()
@@ -199,7 +192,7 @@ func (w *Writer) nextTask(d *dumper) task {
 // stopHelping makes others no longer count on d. The mutex is held.
 func (w *Writer) stopHelping(d *dumper) {
 	d.helper = false
-	w.exchange.helpers--
+	w.exchange.StopHelping()
 }
 
 // dumped takes a finished dump. The mutex is held.
@@ -233,13 +226,16 @@ func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
 	}
 	in := &hashedNar{hash: sha256.New(), to: d.compress, read: &e.read, giveWay: func() { w.giveWay(ctx, d) }}
 	out := &hashedFile{file: file, hash: sha256.New()}
-	if w.compression.Method == "none" {
+	if w.compression.Name == "none" {
 		out.hash = nil // the file is the NAR
 	}
 	d.compress.Reset(out)
 	size, err := d.nar.Dump(ctx, in, info.Path)
 	if err == nil {
 		err = d.compress.Flush()
+	}
+	if err != nil {
+		d.compress.Reset(nil) // others need not go on with it, and nobody writes to out any more
 	}
 	n := w.narInfo(info, in.hash, size, out)
 	switch {
@@ -262,7 +258,6 @@ func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
 		made.listing, err = w.endListing(d, made.listing, info.Path)
 	}
 	if err != nil {
-		d.compress.Reset(nil) // others need not go on with it
 		made.discard()
 		return nil, err
 	}
@@ -277,8 +272,8 @@ func (w *Writer) narInfo(info *nixstore.Info, narHash hash.Hash, narSize int64, 
 	}
 	return &bincache.NarInfo{
 		StorePath:   info.Path,
-		URL:         bincache.NarName(fileHash, w.compression.Method),
-		Compression: w.compression.Method,
+		URL:         bincache.NarName(fileHash, w.compression.Name),
+		Compression: w.compression.Name,
 		FileHash:    fileHash,
 		FileSize:    file.size,
 		NarHash:     bincache.Hash(narHash.Sum(nil)),
@@ -318,7 +313,7 @@ func (w *Writer) judge(ctx context.Context, info *nixstore.Info, n *bincache.Nar
 // hashedNar passes a NAR on and hashes it.
 type hashedNar struct {
 	hash hash.Hash
-	to   compressor
+	to   io.Writer
 	read *atomic.Int64 // bytes so far
 
 	giveWay func() // to others, between two pieces

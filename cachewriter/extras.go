@@ -81,7 +81,7 @@ func (w *Writer) list(ctx context.Context, d *dumper, e *entry) (*bincache.Temp,
 	if err != nil {
 		return nil, err
 	}
-	in := &hashedNar{hash: sha256.New(), to: &plain{io.Discard}, read: &e.read, giveWay: func() { w.giveWay(ctx, d) }}
+	in := &hashedNar{hash: sha256.New(), to: io.Discard, read: &e.read, giveWay: func() { w.giveWay(ctx, d) }}
 	_, err = d.nar.Dump(ctx, in, e.info.Path)
 	if hash := bincache.Hash(in.hash.Sum(nil)); err == nil && hash != e.lack.narHash {
 		err = fmt.Errorf("%w: nar hash is %s, want %s", ErrStoreCorrupt, hash, e.lack.narHash)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/compress"
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/nixtest"
 	"github.com/nix-larder/larder/internal/trouble"
@@ -44,7 +45,7 @@ func TestFullDiskIsNotThePathsFault(t *testing.T) {
 		paths = append(paths, f.nix.Add(t, fmt.Sprintf("random-%d", i), string(sample(2 << 20)[i:])))
 	}
 	top := f.nix.Build(t, `build "top" "echo $deps > $out" { deps = map builtins.storePath [ "`+strings.Join(paths, `" "`)+`" ]; }`)[0]
-	w := f.writer(t, Options{Compression: Compression{Method: "none"}})
+	w := f.writer(t, Options{Compression: compress.Method{Name: "none"}})
 	for range 3 {
 		_, err := w.Copy(t.Context(), top)
 		unavailable(t, err, syscall.ENOSPC)

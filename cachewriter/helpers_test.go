@@ -7,15 +7,16 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
-	"github.com/DataDog/zstd"
-
 	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/compress"
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/nixtest"
 	"github.com/nix-larder/larder/internal/trouble"
@@ -83,7 +84,7 @@ func copyInChild(args []string) error {
 }
 
 func copyFrom(ctx context.Context, dirs nixstore.Dirs, cacheDir, compression string, paths []string) error {
-	c, err := ParseCompression(compression)
+	c, err := compress.Parse(compression)
 	if err != nil {
 		return err
 	}
@@ -199,12 +200,13 @@ func checkEntry(dir, name string, right bool) error {
 	if hash := bincache.Hash(sha256.Sum256(content)); hash != n.FileHash || n.URL != bincache.NarName(hash, n.Compression) {
 		return fmt.Errorf("hash of %s is %s, want %s", n.URL, hash, n.FileHash)
 	}
-	if n.Compression == "zstd" {
-		r := zstd.NewReader(bytes.NewReader(content))
-		defer r.Close()
-		if content, err = io.ReadAll(r); err != nil {
-			return fmt.Errorf("decompress %s: %w", n.URL, err)
-		}
+	r, err := compress.NewReader(n.Compression, bytes.NewReader(content), n.NarSize)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if content, err = io.ReadAll(r); err != nil {
+		return fmt.Errorf("decompress %s: %w", n.URL, err)
 	}
 	if hash := bincache.Hash(sha256.Sum256(content)); hash != n.NarHash || int64(len(content)) != n.NarSize {
 		return fmt.Errorf("nar hash is %s with %d bytes, want %s with %d", hash, len(content), n.NarHash, n.NarSize)
@@ -285,4 +287,14 @@ func must(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// sample returns data of which some can be compressed and some can't.
+func sample(size int) []byte {
+	random := rand.NewChaCha8([32]byte{})
+	b := make([]byte, size)
+	for part := range slices.Chunk(b, 100_000) {
+		_, _ = random.Read(part[:len(part)/3])
+	}
+	return b
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+
+	"github.com/nix-larder/larder/internal/compress"
 )
 
 func newKey(t *testing.T, name string) signature.SecretKey {
@@ -44,7 +46,7 @@ func TestSignedCacheIsTheOneThatNixWrites(t *testing.T) {
 	key := newKey(t, "cache-1")
 	file := filepath.Join(t.TempDir(), "key")
 	must(t, os.WriteFile(file, []byte(key.String()), 0o600))
-	f.copy(t, Options{Compression: Compression{Method: "none"}, Keys: []signature.SecretKey{key}}, paths...)
+	f.copy(t, Options{Compression: compress.Method{Name: "none"}, Keys: []signature.SecretKey{key}}, paths...)
 	theirs := t.TempDir()
 	f.nix.Run(t, "nix", append([]string{"copy", "--to", "file://" + theirs + "?compression=none&secret-key=" + file}, paths...)...)
 	if diff := cmp.Diff(entryFiles(t, theirs), entryFiles(t, f.dir)); diff != "" {

@@ -57,6 +57,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/compress"
 	"github.com/nix-larder/larder/internal/nixstore"
 )
 
@@ -88,8 +89,8 @@ type Options struct {
 	// Store is where paths come from. It must not be nil.
 	Store *nixstore.Store
 
-	// Compression of new NARs. The zero value means DefaultCompression.
-	Compression Compression
+	// Compression of new NARs. The zero value means [compress.Default].
+	Compression compress.Method
 
 	// Keys sign every entry that Copy comes to, also those that are there already, if
 	// their contents are those in the store. What Nix's database has of signatures is
@@ -140,7 +141,7 @@ type Options struct {
 type Writer struct {
 	cache       *bincache.Cache
 	store       *nixstore.Store
-	compression Compression
+	compression compress.Method
 	keys        []signature.SecretKey
 	extras      Extras
 	elsewhere   func(context.Context, *nixstore.Info) (bool, error)
@@ -163,7 +164,7 @@ type Writer struct {
 	mu         sync.Mutex    // guards what is below, and every entry and call
 	foreground chan struct{} // closed while background is false
 	changed    *sync.Cond    // todo or ready has grown, a frame was left, or ctx has ended
-	exchange   *frameExchange
+	exchange   *compress.Exchange
 	complete   map[int64]struct{}
 	said       map[string]bool  // of what the cache has that is not what the store has
 	open       map[int64]*entry // in the window, by row of Nix's database
@@ -176,8 +177,8 @@ type Writer struct {
 
 // New returns a Writer. It must be closed.
 func New(o Options) *Writer {
-	if o.Compression == (Compression{}) {
-		o.Compression = DefaultCompression
+	if o.Compression == (compress.Method{}) {
+		o.Compression = compress.Default
 	}
 	if o.Workers == 0 {
 		o.Workers = runtime.NumCPU()
@@ -221,7 +222,7 @@ func New(o Options) *Writer {
 	}
 	w.workers = o.Workers
 	w.changed = sync.NewCond(&w.mu)
-	w.exchange = newFrameExchange(w.changed, o.Workers)
+	w.exchange = compress.NewExchange(o.Compression, w.changed, o.Workers)
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	context.AfterFunc(w.ctx, func() {
 		w.mu.Lock()

@@ -23,7 +23,7 @@ var arrows = map[string][]string{
 	"hook":                  {"queue", "internal/gcroot", "internal/nixstore", "internal/plainfile"},
 	"watcher":               {"queue", "internal/nixstore", "internal/rules", "internal/gcroot", "internal/bell"},
 	"internal/worker":       {"queue", "internal/gcroot", "internal/bell"},
-	"cachewriter":           {"internal/nixstore", "internal/nar", "internal/bincache"},
+	"cachewriter":           {"internal/nixstore", "internal/nar", "internal/bincache", "internal/compress", "internal/pace"},
 	"internal/runner":       {"internal/nixclient", "internal/nixstore", "internal/rules"},
 	"internal/nixclient":    {"internal/nixstore"},
 	"internal/doctor":       {"queue", "internal/bincache", "internal/gcroot", "internal/nixclient", "internal/nixstore"},
@@ -44,6 +44,7 @@ var arrows = map[string][]string{
 	"integration/typecheck": nil,
 	"internal/cachemerge":   {"internal/bincache"},
 	"internal/compress":     nil,
+	"internal/pace":         nil,
 }
 
 // notInHook lists what larder-hook must not be made of, even indirectly.

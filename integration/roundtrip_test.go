@@ -103,7 +103,7 @@ func hasKinds(t *testing.T, outs []string) {
 // hasCompression fails the test if a NAR in the cache is not compressed as asked.
 func hasCompression(t *testing.T, cache, compression string) {
 	t.Helper()
-	ending := map[string]string{"zstd": ".nar.zst", "none": ".nar"}[compression]
+	ending := map[string]string{"zstd": ".nar.zst", "xz": ".nar.xz", "none": ".nar"}[compression]
 	for path, n := range entries(t, cache) {
 		if !strings.HasSuffix(n.nar, ending) {
 			t.Errorf("NAR of %s is %s, want a name with %s", path, n.nar, ending)

@@ -11,7 +11,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/nix-larder/larder/cachewriter"
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/queue"
@@ -25,10 +24,6 @@ func cacheFlag() cli.Flag {
 
 func queueFlag() cli.Flag {
 	return &cli.StringFlag{Name: "queue", EnvVars: []string{"LARDER_QUEUE"}, Usage: "the queue's `FILE`", DefaultText: "/var/lib/larder/queue.db for root, else $XDG_STATE_HOME/larder/queue.db"}
-}
-
-func compressionFlag() cli.Flag {
-	return &cli.StringFlag{Name: "compression", EnvVars: []string{"LARDER_COMPRESSION"}, Usage: "`METHOD`: zstd, zstd:1 to zstd:22, or none", DefaultText: "zstd:3, unless the queue remembers another"}
 }
 
 func workersFlag() cli.Flag {
@@ -156,20 +151,6 @@ func cacheURL(c *cli.Context, s queue.Settings) (string, error) {
 	return "", usageError("no cache is named", "name one: --cache file:///var/cache/nix, or LARDER_CACHE")
 }
 
-// parseCompression returns the compression of the command line or of the queue's
-// settings.
-func parseCompression(c *cli.Context, s queue.Settings) (cachewriter.Compression, error) {
-	text := c.String("compression")
-	if text == "" {
-		text = s.Compression
-	}
-	compression, err := cachewriter.ParseCompression(text)
-	if err != nil {
-		return compression, usageError(err.Error(), "for example --compression zstd:3")
-	}
-	return compression, nil
-}
-
 // openStore opens the local Nix store.
 func openStore() (*nixstore.Store, error) {
 	store, err := nixstore.Open(nixstore.DefaultDirs(), 10*time.Second)
@@ -180,15 +161,15 @@ func openStore() (*nixstore.Store, error) {
 }
 
 // openCache opens a cache. One that the command line names is made if it is
-// missing; one that a queue remembers is not, or an unmounted disk would be
-// written below its mount point.
-func openCache(url string, named bool, storeDir string) (*bincache.Cache, error) {
+// missing, as make says; one that a queue remembers is not, or an unmounted disk would
+// be written below its mount point, and make is nil.
+func openCache(url string, make *bincache.Options, storeDir string) (*bincache.Cache, error) {
 	dir, err := parseCache(url)
 	if err != nil {
 		return nil, err
 	}
-	if named {
-		return makeCache(dir, storeDir, bincache.Options{})
+	if make != nil {
+		return makeCache(dir, storeDir, *make)
 	}
 	cache, err := bincache.Open(dir, storeDir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/compress"
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/queue"
 	"github.com/nix-larder/larder/watcher"
@@ -72,11 +73,20 @@ func initialize(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	options.Settings.Compression = want.Compression
 	cache, err := makeCache(dir, dirs.Store, options)
 	if err != nil {
 		return err
 	}
 	defer cache.Close()
+	if c.String("compression") != "" { // for all who write to it, not only for this queue
+		if err := cache.Remember(c.Context, bincache.Settings{Compression: want.Compression}); err != nil {
+			return orHint(err, hintCache)
+		}
+	}
+	if _, err := chooseCompression(compress.Method{}, cache, nil); want.Compression == "" && err != nil {
+		return err
+	}
 	if err := writeKeys(); err != nil {
 		return err
 	}
@@ -169,11 +179,14 @@ func initSettings(c *cli.Context, dirs nixstore.Dirs) (queue.Settings, error) {
 	if s.Cache, err = cacheURL(c, s); err != nil {
 		return s, err
 	}
-	compression, err := parseCompression(c, s)
+	compression, err := givenCompression(c, s)
+	if err == nil {
+		err = checkCompression(compression)
+	}
 	if err != nil {
 		return s, err
 	}
-	s.Compression = compression.String()
+	s.Compression = settingOf(compression)
 	setContents(c, &s)
 	r, err := rulesOf(c, s, dirs.Store)
 	if err != nil {

@@ -24,7 +24,7 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 		"status all",
 		"init --cache DIR --mode 777",
 		"init --cache DIR --mode rw",
-		"init --cache DIR --compression xz",
+		"init --cache DIR --compression xz:10",
 		"init --cache s3://bucket",
 		"uninstall everything",
 		"list everything",

@@ -51,7 +51,12 @@ func merge(c *cli.Context) error {
 	if err != nil {
 		return err // before a cache is made for nothing
 	}
+	settings, err := sources[0].Settings()
+	if err != nil {
+		settings = bincache.Settings{} // (ignored) of a newer larder
+	}
 	cache, err := makeCache(dir, sources[0].StoreDir(), bincache.Options{
+		Settings: settings,
 		// Who may not read the sources is not to read them here.
 		Mode: sources[0].Mode()&0o666 | 0o600,
 	})

@@ -28,7 +28,7 @@ func record(ctx context.Context, s queue.Settings, t *runner.Tally) error {
 		return err
 	}
 	defer store.Close()
-	cache, err := openCache(s.Cache, false, store.Dirs().Store)
+	cache, err := openCache(s.Cache, nil, store.Dirs().Store)
 	if err != nil {
 		return err
 	}

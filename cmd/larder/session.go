@@ -103,11 +103,11 @@ func (s *session) wish(dirs nixstore.Dirs, cacheDir string) (runner.Wish, error)
 		return w, err
 	}
 	s.settings = queue.Settings{Cache: bincache.URL(cacheDir)}
-	compression, err := parseCompression(s.cli, s.settings)
+	compression, err := givenCompression(s.cli, s.settings)
 	if err != nil {
 		return w, err
 	}
-	s.settings.Compression = compression.String()
+	s.settings.Compression = settingOf(compression)
 	setContents(s.cli, &s.settings)
 	r, err := rulesOf(s.cli, s.settings, dirs.Store)
 	if err != nil {
@@ -139,11 +139,9 @@ func (s *session) wish(dirs nixstore.Dirs, cacheDir string) (runner.Wish, error)
 
 // make makes the session's directory, and what is in it.
 func (s *session) make(dirs nixstore.Dirs, cacheDir string) error {
-	cache, err := makeCache(cacheDir, dirs.Store, bincache.Options{})
-	if err != nil {
+	if err := s.makeCache(dirs, cacheDir); err != nil {
 		return err
 	}
-	cache.Close()
 	parent, err := sessionsDir()
 	if err != nil {
 		return err
@@ -169,6 +167,25 @@ func (s *session) make(dirs nixstore.Dirs, cacheDir string) error {
 	}
 	s.takeOver(parent)
 	return nil
+}
+
+// makeCache makes the cache, unless it is there, and sees to it that it can be written as
+// it is to be.
+func (s *session) makeCache(dirs nixstore.Dirs, cacheDir string) error {
+	given, err := givenCompression(s.cli, s.settings)
+	if err != nil {
+		return err
+	}
+	if err := checkCompression(given); err != nil {
+		return err
+	}
+	cache, err := makeCache(cacheDir, dirs.Store, bincache.Options{Settings: bincache.Settings{Compression: s.settings.Compression}})
+	if err != nil {
+		return err
+	}
+	defer cache.Close()
+	_, err = chooseCompression(given, cache, nil) // the worker says what differs
+	return err
 }
 
 // checkReadable returns an error if there is no cache to read.

@@ -274,9 +274,12 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 	if err != nil {
 		return nil, err
 	}
-	compression, err := parseCompression(c, s)
+	given, err := givenCompression(c, s)
 	if err != nil {
 		return nil, err
+	}
+	if err := checkCompression(given); err != nil {
+		return nil, err // before a cache is made for nothing
 	}
 	keys, err := signingKeys(c, s)
 	if err != nil {
@@ -289,12 +292,21 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 		if err := store.Check(c.Context, o.wanted); err != nil {
 			return nil, err
 		}
-		return openCache(url, c.String("cache") != "", store.Dirs().Store)
+		var make *bincache.Options
+		if c.String("cache") != "" {
+			make = &bincache.Options{Settings: bincache.Settings{Compression: settingOf(given)}}
+		}
+		return openCache(url, make, store.Dirs().Store)
 	})
 	if err != nil {
 		return nil, err
 	}
 	v.keys = keys
+	compression, err := chooseCompression(given, v.cache, o.log)
+	if err != nil {
+		v.close()
+		return nil, err
+	}
 	if err := v.cache.SweepTemp(sweepAge); err != nil {
 		v.close()
 		return nil, orHint(err, hintCache)

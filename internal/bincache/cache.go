@@ -1,42 +1,3 @@
-// Package bincache is the format of a binary cache in a directory: what is where,
-// how it is read, and how one file is published, or taken over from another cache.
-//
-//	nix-cache-info            the store directory; every file is made with its mode
-//	<hash>.narinfo            one per store path; its presence is the promise
-//	nar/<filehash>.nar.zst    compressed contents, named by their own hash
-//	<hash>.ls                 what is in the NAR, if that was asked for
-//	log/<drv>                 the log of a derivation's build, as plain text
-//	realisations/  build-trace-v2/
-//	                          which store path an output is: see Realisation. Some
-//	                          Nix makes these and log/ when it opens a cache, and
-//	                          fails without where it may not write
-//	.larder/tmp/              unfinished files, each flocked by its writer
-//	.larder/runs/             one record per run: which entries it used
-//	.larder/lock              for what changes entries, never for adding
-//	CACHEDIR.TAG, .gitignore, .keep in every directory
-//
-// The layout is Nix's (src/libstore/binary-cache-store.cc). Any number of
-// processes may add to a cache at the same time: a file is written below tmp and
-// appears under its name complete, by link(2).
-//
-// A cache in which nothing is missing is opened, and found writable, without a
-// change to any file or time: CI providers need not save again what is unchanged.
-//
-// # Run records
-//
-// When an entry was last used is told by run records alone: those who copy a cache
-// rewrite the times of its files. A record is text, and never changed:
-//
-//	larder-run 1
-//	ended 2026-11-21T08:00:00Z
-//	added <hash>-<name> 12.5       with the seconds that its build took, if known
-//	used <hash>-<name>             it was there already
-//	end
-//
-// Lines of another kind are skipped, so whatever a record says without them must be
-// true. What would mislead a larder that does not know it has a higher version: that
-// record can't be read, and nobody may conclude from the others that an entry is
-// unused.
 package bincache
 
 import (
@@ -94,6 +55,9 @@ type Options struct {
 	// Group owns the files, by name or number, and directories are made so that
 	// they pass it on (setgid). Empty means whatever the system gives them.
 	Group string
+
+	// Settings are what the cache remembers from the beginning.
+	Settings Settings
 }
 
 // Create opens the cache in the directory path, and makes it first if path is
@@ -157,6 +121,11 @@ func create(path, storeDir string, o Options) error {
 	defer c.held.close()
 	if err := c.makeDirs(); err != nil {
 		return err
+	}
+	if o.Settings != (Settings{}) {
+		if err := c.writeOnce(settingsFile, o.Settings.format("")); err != nil {
+			return err
+		}
 	}
 	// This one last: it makes a directory a cache, and says how files are made.
 	return c.writeInfo(storeDir)

@@ -14,7 +14,7 @@ import (
 // Key returns 32 letters and digits that name what is in the cache. They change when,
 // and only when, there is something new worth saving: when a file comes, changes or
 // goes that belongs to an entry (its narinfo, NAR, listing, or debug info), a log, a
-// realisation, a pin, or a run record.
+// realisation, a pin, or a run record, or when the cache remembers other settings.
 //
 // Of files that are small or may change in place their contents count, of others their
 // size. Nothing else does: neither times, owners and modes, nor directories, nor
@@ -28,6 +28,7 @@ func (c *Cache) Key(ctx context.Context) (string, error) {
 		}
 		names = append(names, found...)
 	}
+	names = append(names, settingsFile)
 	var files []string
 	for file, err := range inParallel(ctx, names, c.keyOf) {
 		if err != nil {
@@ -66,7 +67,7 @@ func (c *Cache) keyFiles(dir string) (names []string, err error) {
 }
 
 // byContents matches the files whose contents count.
-var byContents = regexp.MustCompile(`\.narinfo$|^realisations/|^build-trace-v2/|^\.larder/pins/`)
+var byContents = regexp.MustCompile(`\.narinfo$|^realisations/|^build-trace-v2/|^\.larder/pins/|^\.larder/settings$`)
 
 // keyOf returns what a file contributes to the key. A name has no NUL in it.
 func (c *Cache) keyOf(name string) (line string, size int, err error) {

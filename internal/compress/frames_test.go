@@ -1,9 +1,10 @@
-package cachewriter
+package compress
 
 import (
 	"bytes"
 	"errors"
 	"io"
+	"os/exec"
 	"slices"
 	"sync"
 	"testing"
@@ -11,16 +12,16 @@ import (
 	"github.com/DataDog/zstd"
 )
 
-// A helper is a dumper that has nothing to dump. It compresses what is left for it
+// A helper has nothing to do. It compresses what is left for it
 // until it is stopped.
 type helper struct {
-	exchange *frameExchange
+	exchange *Exchange
 	stopped  bool
 	helped   int // frames
 	ended    sync.WaitGroup
 }
 
-func startHelper(x *frameExchange) *helper {
+func startHelper(x *Exchange) *helper {
 	h := &helper{exchange: x}
 	x.changed.L.Lock()
 	x.helpers++
@@ -30,18 +31,18 @@ func startHelper(x *frameExchange) *helper {
 }
 
 func (h *helper) run() {
-	own := newFrames(3, h.exchange)
+	own := NewFrames(h.exchange)
 	h.exchange.changed.L.Lock()
 	defer h.exchange.changed.L.Unlock()
 	for !h.stopped {
-		one := h.exchange.take()
+		one := h.exchange.Take()
 		if one == nil {
 			h.exchange.changed.Wait()
 			continue
 		}
 		h.helped++
 		h.exchange.changed.L.Unlock()
-		own.compress(one)
+		own.Compress(one)
 		h.exchange.changed.L.Lock()
 	}
 }
@@ -72,8 +73,8 @@ func mustUncompress(t *testing.T, frames writes) []byte {
 func TestFramesThatOthersCompressStayInOrder(t *testing.T) {
 	x := newTestExchange()
 	h := startHelper(x)
-	f := newFrames(3, x)
-	data := sample(12*frameSize + 345)
+	f := NewFrames(x)
+	data := sample(12*usualFrame + 345)
 	for range 3 {
 		var out writes
 		f.Reset(&out)
@@ -99,8 +100,8 @@ func TestFramesThatOthersCompressStayInOrder(t *testing.T) {
 func TestNobodyWaitsForHelp(t *testing.T) {
 	x := newTestExchange()
 	x.helpers = 1
-	f := newFrames(3, x)
-	data := sample((leftForEach+1)*frameSize + 1)
+	f := NewFrames(x)
+	data := sample((leftForEach+1)*usualFrame + 1)
 	var out writes
 	f.Reset(&out)
 	_, err := f.Write(data)
@@ -114,39 +115,27 @@ func TestNobodyWaitsForHelp(t *testing.T) {
 	}
 }
 
-func TestDumpersHelpWithALargePath(t *testing.T) {
-	f := newFixture(t)
-	path := f.nix.Add(t, "large", string(sample(6*frameSize)))
-	w := f.writer(t, Options{Workers: 2})
-	_, err := w.Copy(t.Context(), path)
-	must(t, err)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.exchange.spare) == 0 {
-		t.Error("no frame was left for the other dumper")
-	}
-}
-
 // fails fails to write.
 type fails struct{ error }
 
 func (f fails) Write([]byte) (int, error) { return 0, f.error }
 
 func TestWhatIsLeftOfAnUnfinishedNarIsWithdrawn(t *testing.T) {
+	abandoned := sample(9 * usualFrame)
+	data := abandoned[:3*usualFrame+9]
 	for range 20 {
 		x := newTestExchange()
 		h := startHelper(x)
-		f := newFrames(3, x)
+		f := NewFrames(x)
 		full := errors.New("disk full")
 		f.Reset(fails{full})
-		if _, err := f.Write(sample(9 * frameSize)); err != full {
+		if _, err := f.Write(abandoned); err != full {
 			t.Fatalf("Write: %v, want %v", err, full)
 		}
 		f.Reset(io.Discard)
 		if len(x.left) > 0 || len(f.pending) > 0 {
 			t.Fatalf("%d frames left for others, %d pending", len(x.left), len(f.pending))
 		}
-		data := sample(3*frameSize + 9)
 		var out writes
 		f.Reset(&out)
 		_, err := f.Write(data)
@@ -156,5 +145,55 @@ func TestWhatIsLeftOfAnUnfinishedNarIsWithdrawn(t *testing.T) {
 		if !bytes.Equal(mustUncompress(t, out), data) {
 			t.Fatal("the frames hold something of another NAR")
 		}
+	}
+}
+
+func TestManyCompressWithXz(t *testing.T) {
+	x := newMethodExchange(Method{"xz", 0})
+	h := startHelper(x)
+	f := NewFrames(x)
+	data := sample(3*usualFrame + 345)
+	packed := pack(t, f, data)
+	h.stop()
+	if h.helped == 0 {
+		t.Error("nobody helped")
+	}
+	cmd := exec.Command("xz", "-dc")
+	cmd.Stdin = bytes.NewReader(packed)
+	if got, err := cmd.Output(); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("xz -dc: %d bytes and %v, want %d", len(got), err, len(data))
+	}
+	if alone := pack(t, Method{"xz", 0}.NewWriter(), data); !bytes.Equal(alone, packed) {
+		t.Error("one alone makes something else")
+	}
+}
+
+func TestProgramEndsWithItsNar(t *testing.T) {
+	f := NewFrames(newMethodExchange(Method{"xz", 0}))
+	stop := errors.New("no time")
+	var pids []int
+	f.Between = func(pid int) error {
+		if pids = append(pids, pid); len(pids) == 3 {
+			return stop
+		}
+		return nil
+	}
+	f.Reset(io.Discard)
+	_, err := f.Write(sample(usualFrame))
+	if !errors.Is(err, stop) {
+		t.Errorf("Write: %v, want %v", err, stop)
+	}
+	if len(pids) != 4 || pids[0] <= 0 || pids[3] != 0 {
+		t.Errorf("told of processes %v", pids)
+	}
+	f.Reset(nil)
+	// Of another Frames whose NAR nobody wants any more.
+	one := f.exchange.newFrame()
+	one.data = sample(usualFrame)
+	one.unwanted.Store(true)
+	f.Between = nil
+	f.Compress(one)
+	if <-one.done; !errors.Is(one.err, errUnwanted) {
+		t.Errorf("a frame that nobody wants: %v", one.err)
 	}
 }

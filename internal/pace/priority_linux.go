@@ -1,4 +1,4 @@
-package cachewriter
+package pace
 
 import (
 	"os"
@@ -6,14 +6,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lowestPriority makes the calling thread give way to everything else of its group.
-func lowestPriority() error {
+// Lowest makes the calling thread give way to everything else of its group.
+func Lowest() error {
 	return unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 19)
 }
 
-// newPacer returns a pacer of the calling thread. Kernels without schedstat have
+// New returns a pacer of the calling thread. Kernels without schedstat have
 // none.
-func newPacer() *pacer {
+func New() *Pacer {
 	f, err := os.Open("/proc/thread-self/schedstat")
 	if err != nil {
 		return nil // (ignored) the priority has to do
@@ -22,5 +22,5 @@ func newPacer() *pacer {
 	if err != nil {
 		cores = nil // (ignored) rests have an end without it
 	}
-	return &pacer{stat: f, cores: cores}
+	return &Pacer{stat: f, cores: cores}
 }

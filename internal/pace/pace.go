@@ -1,13 +1,16 @@
-package cachewriter
+// Package pace keeps a thread from taking a core that others want.
+package pace
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"os"
 	"strconv"
 	"time"
 )
 
-// A pacer tells a thread of the lowest priority when to rest.
+// A Pacer tells a thread of the lowest priority when to rest.
 //
 // A priority counts only among the threads of one group. Linux makes a group of
 // every session (sched_autogroup_enabled), and each of Nix's builders has a session;
@@ -18,13 +21,21 @@ import (
 // to him, until cores are idle again.
 //
 // Where the priority counts, it waits for longer than it would rest, and does not.
-type pacer struct {
+type Pacer struct {
 	stat        *os.File // the thread's schedstat
 	ran, waited time.Duration
+
+	child    *os.File // that of the process which works for the thread, or nil
+	childPid int
+	children spent // what that one and those before it did
+	former   spent // those before it
 
 	cores *os.File // the system's /proc/stat; nil if it can't be read
 	idled time.Duration
 }
+
+// A spent is what a thread did.
+type spent struct{ ran, waited time.Duration }
 
 const (
 	// paceWindow is how long a thread works between two looks, if one piece of work is
@@ -52,16 +63,20 @@ func rest(ran, waited time.Duration) time.Duration {
 	return min(max(0, (paceShare-1)*ran-waited), longestRest)
 }
 
-// look returns how long the thread should rest now. It is to be called often.
-func (p *pacer) look() time.Duration {
+// Look returns how long the thread should rest now. It is to be called often. A nil
+// Pacer never rests.
+func (p *Pacer) Look() time.Duration {
 	if p == nil {
 		return 0
 	}
-	numbers := readNumbers(p.stat)
-	if len(numbers) < 2 {
+	own, ok := readSpent(p.stat)
+	if !ok {
 		return 0
 	}
-	ran, waited := time.Duration(numbers[0]), time.Duration(numbers[1])
+	if child, ok := readSpent(p.child); ok { // or it has just ended
+		p.children = spent{p.former.ran + child.ran, p.former.waited + child.waited}
+	}
+	ran, waited := own.ran+p.children.ran, own.waited+p.children.waited
 	if ran-p.ran < paceWindow {
 		return 0
 	}
@@ -72,7 +87,7 @@ func (p *pacer) look() time.Duration {
 
 // idle returns for how long cores have been idle since it was last called, all of them
 // together.
-func (p *pacer) idle() time.Duration {
+func (p *Pacer) idle() time.Duration {
 	numbers := readNumbers(p.cores)
 	if len(numbers) < 5 {
 		return 0
@@ -81,6 +96,55 @@ func (p *pacer) idle() time.Duration {
 	before := p.idled
 	p.idled = time.Duration(numbers[3]+numbers[4]) * tick // the second one waits for a disk
 	return p.idled - before
+}
+
+// Follow makes the pacer take what a process of one thread does for the thread's own. Zero
+// is none.
+func (p *Pacer) Follow(pid int) {
+	if p == nil || pid == p.childPid {
+		return
+	}
+	if p.child != nil {
+		p.child.Close()
+		p.child, p.former = nil, p.children
+	}
+	p.childPid = pid
+	if pid == 0 {
+		return
+	}
+	if f, err := os.Open(fmt.Sprintf("/proc/%d/schedstat", pid)); err == nil { // (ignored) it may have ended
+		p.child = f
+	}
+}
+
+// Rest rests for a time, until cores are idle, something comes from wake, or ctx ends.
+func (p *Pacer) Rest(ctx context.Context, left time.Duration, wake <-chan struct{}) {
+	p.idle() // until now
+	for ; left > 0; left -= restStep {
+		step := min(left, restStep)
+		timer := time.NewTimer(step)
+		select {
+		case <-timer.C:
+		case <-wake:
+			left = 0
+		case <-ctx.Done():
+			left = 0
+		}
+		timer.Stop()
+		// One core that is idle for half of the time is enough for one thread.
+		if p.idle() > step/2 {
+			return
+		}
+	}
+}
+
+// readSpent reads a schedstat.
+func readSpent(f *os.File) (s spent, ok bool) {
+	numbers := readNumbers(f)
+	if len(numbers) < 2 {
+		return s, false
+	}
+	return spent{time.Duration(numbers[0]), time.Duration(numbers[1])}, true
 }
 
 // readNumbers returns the numbers in the first line of a file of /proc.
@@ -99,10 +163,12 @@ func readNumbers(f *os.File) (numbers []int64) {
 	return numbers
 }
 
-func (p *pacer) close() {
+// Close ends it.
+func (p *Pacer) Close() {
 	if p == nil {
 		return
 	}
+	p.Follow(0)
 	p.stat.Close()
 	if p.cores != nil {
 		p.cores.Close()

@@ -1,4 +1,4 @@
-package cachewriter
+package compress
 
 import (
 	"slices"
@@ -12,26 +12,40 @@ import (
 const (
 	leftForEach = 2
 	spareEach   = 5
-	maxSpare    = 16
+	maxSpare    = 16 * usualFrame // bytes: larger frames are fewer
 )
 
-// A frameExchange is where dumpers leave frames for those that have nothing to dump:
-// the helpers.
-type frameExchange struct {
+// An Exchange is where those who compress by the same method leave frames for those that
+// have nothing to do: the helpers.
+type Exchange struct {
+	method  Method
+	size    int        // of a frame
 	changed *sync.Cond // its Locker guards what is below
 	helpers int        // who wait for something to do, or compress a frame
-	left    []*frame   // for them: at most leftForEach, beside those that they have
-	spare   []*frame   // empty
+	left    []*Frame   // for them: at most leftForEach, beside those that they have
+	spare   []*Frame   // empty
 	unmade  int        // how many spare frames there may still be
 }
 
-func newFrameExchange(changed *sync.Cond, dumpers int) *frameExchange {
-	return &frameExchange{changed: changed, unmade: min(spareEach*(dumpers-1), maxSpare)}
+// NewExchange returns an exchange of so many writers. changed is told when a frame is
+// left.
+func NewExchange(m Method, changed *sync.Cond, writers int) *Exchange {
+	size := m.frameSize()
+	return &Exchange{method: m, size: size, changed: changed, unmade: min(spareEach*(writers-1), maxSpare/size)}
 }
+
+// Help says that somebody waits for something to do. The lock is held.
+func (x *Exchange) Help() { x.helpers++ }
+
+// StopHelping takes back Help. The lock is held.
+func (x *Exchange) StopHelping() { x.helpers-- }
+
+// Spare returns how many frames were made for helpers, and are empty. The lock is held.
+func (x *Exchange) Spare() int { return len(x.spare) }
 
 // leave leaves a frame for a helper, and returns an empty one for it. It returns nil
 // if helpers have enough to do.
-func (x *frameExchange) leave(f *frame) *frame {
+func (x *Exchange) leave(f *Frame) *Frame {
 	x.changed.L.Lock()
 	defer x.changed.L.Unlock()
 	if len(x.left) >= leftForEach*x.helpers {
@@ -45,8 +59,8 @@ func (x *frameExchange) leave(f *frame) *frame {
 	return next
 }
 
-// take returns the frame that was left first, or nil. The lock is held.
-func (x *frameExchange) take() *frame {
+// Take returns the frame that was left first, or nil. The lock is held.
+func (x *Exchange) Take() *Frame {
 	if len(x.left) == 0 {
 		return nil
 	}
@@ -56,7 +70,7 @@ func (x *frameExchange) take() *frame {
 }
 
 // withdraw tells whether a frame is not left for anybody any more, and nobody has it.
-func (x *frameExchange) withdraw(f *frame) bool {
+func (x *Exchange) withdraw(f *Frame) bool {
 	x.changed.L.Lock()
 	defer x.changed.L.Unlock()
 	i := slices.Index(x.left, f)
@@ -68,14 +82,14 @@ func (x *frameExchange) withdraw(f *frame) bool {
 }
 
 // spareFrame returns an empty frame, or nil.
-func (x *frameExchange) spareFrame() *frame {
+func (x *Exchange) spareFrame() *Frame {
 	x.changed.L.Lock()
 	defer x.changed.L.Unlock()
 	return x.takeSpare()
 }
 
 // takeSpare is spareFrame with the lock held.
-func (x *frameExchange) takeSpare() *frame {
+func (x *Exchange) takeSpare() *Frame {
 	if n := len(x.spare); n > 0 {
 		f := x.spare[n-1]
 		x.spare = x.spare[:n-1]
@@ -85,11 +99,11 @@ func (x *frameExchange) takeSpare() *frame {
 		return nil
 	}
 	x.unmade--
-	return newFrame()
+	return x.newFrame()
 }
 
 // giveBack takes an empty frame.
-func (x *frameExchange) giveBack(f *frame) {
+func (x *Exchange) giveBack(f *Frame) {
 	x.changed.L.Lock()
 	defer x.changed.L.Unlock()
 	x.spare = append(x.spare, f)

@@ -1,12 +1,20 @@
-package cachewriter
+package pace
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 )
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 func TestThreadRestsWhenOthersWantItsCore(t *testing.T) {
 	const ms = time.Millisecond
@@ -34,11 +42,11 @@ func TestPacerLooksAtWhatCameSince(t *testing.T) {
 	write(0, 0)
 	f, err := os.Open(file)
 	must(t, err)
-	p := &pacer{stat: f}
-	defer p.close()
+	p := &Pacer{stat: f}
+	defer p.Close()
 	expect := func(want time.Duration) {
 		t.Helper()
-		if got := p.look(); got != want {
+		if got := p.Look(); got != want {
 			t.Errorf("it rests %v, want %v", got, want)
 		}
 	}
@@ -63,7 +71,7 @@ func TestPacerSeesIdleCores(t *testing.T) {
 	write(1000, 100)
 	f, err := os.Open(file)
 	must(t, err)
-	p := &pacer{cores: f}
+	p := &Pacer{cores: f}
 	defer f.Close()
 	p.idle()
 	write(1003, 102)
@@ -73,18 +81,18 @@ func TestPacerSeesIdleCores(t *testing.T) {
 	if got := p.idle(); got != 0 {
 		t.Errorf("cores were idle for %v, want no time", got)
 	}
-	if got := (&pacer{}).idle(); got != 0 {
+	if got := (&Pacer{}).idle(); got != 0 {
 		t.Errorf("where nobody tells cores were idle for %v", got)
 	}
 }
 
 func TestPacerReadsItsThread(t *testing.T) {
-	p := newPacer()
-	defer p.close()
+	p := New()
+	defer p.Close()
 	if p == nil {
 		t.Skip("this system does not tell how long threads wait")
 	}
-	if len(readNumbers(p.stat)) < 2 {
+	if _, ok := readSpent(p.stat); !ok {
 		t.Error("it can't read how long its thread has run")
 	}
 	if p.idle() <= 0 {
@@ -92,22 +100,49 @@ func TestPacerReadsItsThread(t *testing.T) {
 	}
 }
 
-func TestNobodyRestsInTheForeground(t *testing.T) {
-	w := &Writer{}
-	w.setBackground(true)
-	background := w.foreground
-	w.setBackground(false)
-	for _, c := range []<-chan struct{}{background, w.foreground} {
-		select {
-		case <-c:
-		default:
-			t.Error("who rests is not told of the foreground")
+func TestPacerLooksAtItsChildrenToo(t *testing.T) {
+	dir := t.TempDir()
+	open := func(name string) *os.File {
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o644)
+		must(t, err)
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	write := func(f *os.File, ran, waited time.Duration) {
+		t.Helper()
+		must(t, f.Truncate(0))
+		_, err := f.WriteAt(fmt.Appendf(nil, "%d %d 7\n", ran.Nanoseconds(), waited.Nanoseconds()), 0)
+		must(t, err)
+	}
+	p := &Pacer{stat: open("own")}
+	write(p.stat, 0, 0)
+	expect := func(want time.Duration) {
+		t.Helper()
+		if got := p.Look(); got != want {
+			t.Errorf("it rests %v, want %v", got, want)
 		}
 	}
-	w.setBackground(true)
-	select {
-	case <-w.foreground:
-		t.Error("it is still in the foreground")
-	default:
+	for pid := range 2 { // one after the other
+		p.Follow(1<<30 + pid) // none that there is
+		p.child = open(fmt.Sprint("child", pid))
+		write(p.child, 0, 0)
+		expect(0)
+		write(p.child, paceWindow, paceWindow)
+		expect((paceShare - 2) * paceWindow)
+		expect(0)
+		p.Follow(0)
+		expect(0)
 	}
+	write(p.stat, paceWindow, paceWindow)
+	expect((paceShare - 2) * paceWindow)
+}
+
+func TestNobodyRestsWhoIsWoken(t *testing.T) {
+	woken := make(chan struct{})
+	close(woken)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	p := &Pacer{}
+	p.Rest(t.Context(), time.Hour, woken) // or the test does not end
+	p.Rest(ended, time.Hour, nil)
 }
