@@ -225,10 +225,7 @@ func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
 		return nil, err
 	}
 	in := &hashedNar{hash: sha256.New(), to: d.compress, read: &e.read, giveWay: func() { w.giveWay(ctx, d) }}
-	out := &hashedFile{file: file, hash: sha256.New()}
-	if w.compression.Name == "none" {
-		out.hash = nil // the file is the NAR
-	}
+	out := bincache.NewHashedTemp(file, w.compression.Name)
 	d.compress.Reset(out)
 	size, err := d.nar.Dump(ctx, in, info.Path)
 	if err == nil {
@@ -239,8 +236,8 @@ func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
 	}
 	n := w.narInfo(info, in.hash, size, out)
 	switch {
-	case out.err != nil:
-		err = cacheError(out.err)
+	case out.Err != nil:
+		err = cacheError(out.Err)
 	case ctx.Err() != nil:
 		err = ctx.Err()
 	case err != nil || n.NarHash != bincache.Hash(info.NarHash) || info.NarSize != 0 && info.NarSize != size:
@@ -265,24 +262,18 @@ func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
 	return made, nil
 }
 
-func (w *Writer) narInfo(info *nixstore.Info, narHash hash.Hash, narSize int64, file *hashedFile) *bincache.NarInfo {
-	fileHash := bincache.Hash(narHash.Sum(nil))
-	if file.hash != nil {
-		fileHash = bincache.Hash(file.hash.Sum(nil))
+func (w *Writer) narInfo(info *nixstore.Info, narHash hash.Hash, narSize int64, file *bincache.HashedTemp) *bincache.NarInfo {
+	n := &bincache.NarInfo{
+		StorePath:  info.Path,
+		NarHash:    bincache.Hash(narHash.Sum(nil)),
+		NarSize:    narSize,
+		References: baseNames(info.References),
+		Deriver:    strings.TrimPrefix(info.Deriver, w.store.Dirs().Store+"/"),
+		Sigs:       slices.Sorted(slices.Values(bincache.ValidSigs(info.Sigs))),
+		CA:         info.CA,
 	}
-	return &bincache.NarInfo{
-		StorePath:   info.Path,
-		URL:         bincache.NarName(fileHash, w.compression.Name),
-		Compression: w.compression.Name,
-		FileHash:    fileHash,
-		FileSize:    file.size,
-		NarHash:     bincache.Hash(narHash.Sum(nil)),
-		NarSize:     narSize,
-		References:  baseNames(info.References),
-		Deriver:     strings.TrimPrefix(info.Deriver, w.store.Dirs().Store+"/"),
-		Sigs:        slices.Sorted(slices.Values(bincache.ValidSigs(info.Sigs))),
-		CA:          info.CA,
-	}
+	file.Describe(n, w.compression.Name)
+	return n
 }
 
 func baseNames(paths []string) []string {
@@ -324,32 +315,4 @@ func (h *hashedNar) Write(b []byte) (int, error) {
 	h.read.Add(int64(len(b)))
 	h.giveWay()
 	return h.to.Write(b)
-}
-
-// hashedFile writes a file of the cache and hashes it, unless it has no hash. It keeps its error, so
-// that the cache's troubles can be told from the store's.
-type hashedFile struct {
-	file    *bincache.Temp
-	hash    hash.Hash
-	size    int64
-	started int64 // bytes on their way to the disk
-	err     error
-}
-
-// syncAhead is how much of a file is written before it is sent to the disk: the system
-// would keep it all in memory, and who syncs the file would wait for all of it.
-const syncAhead = 32 << 20
-
-func (h *hashedFile) Write(b []byte) (int, error) {
-	if h.hash != nil {
-		h.hash.Write(b)
-	}
-	n, err := h.file.Write(b)
-	h.size += int64(n)
-	if h.size-h.started >= syncAhead {
-		h.file.StartSync()
-		h.started = h.size
-	}
-	h.err = err
-	return n, err
 }

@@ -94,7 +94,7 @@ func openToSign(c *cli.Context, s queue.Settings) (*bincache.Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	cache, err := openCache(url, false, "")
+	cache, err := openCache(url, nil, "")
 	if err != nil {
 		return nil, err
 	}

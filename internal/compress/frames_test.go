@@ -197,3 +197,23 @@ func TestProgramEndsWithItsNar(t *testing.T) {
 		t.Errorf("a frame that nobody wants: %v", one.err)
 	}
 }
+
+func TestTeamHelpsUntilItEnds(t *testing.T) {
+	const members = 3
+	team := NewTeam(Default, members)
+	var helping sync.WaitGroup
+	for range members - 1 {
+		helping.Go(func() { team.Help(team.NewFrames()) })
+	}
+	data := sample(8*usualFrame + 345)
+	f := team.NewFrames()
+	if packed := pack(t, f, data); !bytes.Equal(packed, pack(t, Default.NewWriter(), data)) {
+		t.Error("one alone makes something else")
+	}
+	team.End()
+	helping.Wait() // or the test does not end
+	if packed := pack(t, f, data[:usualFrame+1]); len(packed) == 0 {
+		t.Error("nothing comes out when it has ended")
+	}
+	team.Help(f) // nor this
+}
