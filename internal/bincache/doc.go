@@ -13,6 +13,8 @@
 //	.larder/tmp/              unfinished files, each flocked by its writer
 //	.larder/runs/             one record per run: which entries it used
 //	.larder/settings          what those who write to the cache agree on
+//	.larder/recompressed      which NARs were replaced by smaller ones
+//	.larder/trash/            what is being removed
 //	.larder/lock              for what changes entries, never for adding
 //	CACHEDIR.TAG, .gitignore, .keep in every directory
 //
@@ -48,4 +50,19 @@
 //	compression zstd:19
 //
 // Lines of another kind stay when it is rewritten. A higher version can't be read.
+//
+// # Recompressed NARs
+//
+// An entry may be given another NAR, with the same in it. The old one stays for a while,
+// since those who read the cache over HTTP remember what an entry said. A list of such
+// NARs, to which lines are added with the lock held, says since when they wait, and which
+// NARs were compressed in vain:
+//
+//	larder-recompressed 1
+//	replaced 2026-11-21T08:00:00Z nar/<filehash>.nar.zst
+//	tried zstd:19 nar/<filehash>.nar.zst
+//
+// Lines that are cut off, or of another kind, are skipped. A higher version can't be read.
+// A NAR that goes is moved to the trash first, where nobody can get at it any more, and
+// comes back if it is another file than the one that nobody named.
 package bincache
