@@ -45,6 +45,7 @@ var arrows = map[string][]string{
 	"internal/cachemerge":   {"internal/bincache"},
 	"internal/compress":     nil,
 	"internal/pace":         nil,
+	"internal/recompress":   {"internal/bincache", "internal/compress", "internal/pace"},
 }
 
 // notInHook lists what larder-hook must not be made of, even indirectly.

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -54,6 +55,84 @@ func TestEveryNixReadsEveryCompression(t *testing.T) {
 	}
 }
 
+// A recompressed is what larder recompress --json prints.
+type recompressed struct {
+	Entries      int        `json:"entries"`
+	Candidates   int        `json:"candidates"`
+	Recompressed int        `json:"recompressed"`
+	Before       int64      `json:"bytes_before"`
+	After        int64      `json:"bytes_after"`
+	Kept         int        `json:"kept"`
+	Left         int        `json:"left"`
+	Removed      int        `json:"removed"`
+	Waiting      int        `json:"waiting"`
+	Damaged      []struct{} `json:"damaged"`
+}
+
+func (m *machine) recompress(t *testing.T, cache string, args ...string) (r recompressed) {
+	t.Helper()
+	must(t, json.Unmarshal([]byte(m.run(t, append([]string{"larder", "recompress", "--cache", cache, "--json"}, args...)...)), &r))
+	return r
+}
+
+// ofNix are the methods with which every Nix writes.
+var ofNix = []string{"none", "br", "bzip2", "compress", "gzip", "lz4", "lzip", "lzma", "xz", "zstd"}
+
+// A cache of Nix's own, in all its compressions, becomes smaller and stays what it is.
+func TestRecompressedCacheOfNixComesBackOnEveryNix(t *testing.T) {
+	eachNix(t, func(t *testing.T, n nix) {
+		m := newMachine(t, n)
+		m.build(t, standardGraph)
+		want := m.closure(t, m.outputs(t, m.derivations(t, standardGraph)...)...)
+		dumps := m.dumps(t, want)
+		l := &larder{machine: m, cache: filepath.Join(tempDir(t), "cache")}
+		secret, _ := l.newKey(t, "of-nix")
+		for i := range want {
+			m.run(t, "nix", "copy", "--to", fmt.Sprintf("file://%s?compression=%s&secret-key=%s", l.cache, ofNix[i%len(ofNix)], secret), want[i])
+		}
+		equalPaths(t, "Nix's cache", l.cached(t), want)
+		before := entries(t, l.cache)
+		old := files(t, filepath.Join(l.cache, "nar"))
+
+		// Without Nix, and with what it needs for its second look.
+		stranger := m.with("NIX_STATE_DIR=/nowhere", "NIX_STORE_DIR=/nowhere/store")
+		r := stranger.recompress(t, l.cache, "--compression", "xz:9")
+		if r.Entries != len(want) || r.Recompressed == 0 || r.Recompressed+r.Kept != r.Candidates || r.After >= r.Before || r.Waiting != r.Recompressed || len(r.Damaged) > 0 {
+			t.Errorf("%+v, want something of %d entries smaller", r, len(want))
+		}
+		checkWhole(t, l.cache)
+		for path, n := range entries(t, l.cache) {
+			was := before[path]
+			if n.size > was.size || !slices.Equal(n.references, was.references) || !slices.Equal(n.signers, was.signers) || len(n.signers) != 1 {
+				t.Errorf("%s: %+v, was %+v", path, n, was)
+			}
+		}
+		now := files(t, filepath.Join(l.cache, "nar"))
+		for _, line := range old {
+			if !slices.Contains(now, line) {
+				t.Errorf("an old NAR that clients may remember: was %s", line)
+			}
+		}
+		l.verify(t)
+		whole := files(t, l.cache)
+		if r := stranger.recompress(t, l.cache, "--compression", "xz:9"); r.Candidates != 0 {
+			t.Errorf("the second time: %+v", r)
+		}
+		unchanged(t, "a cache with nothing to do", whole, files(t, l.cache))
+
+		if again := stranger.recompress(t, l.cache, "--compression", "xz:9", "--grace", "0s"); again.Removed != r.Recompressed || again.Waiting != 0 {
+			t.Errorf("without grace: %+v, want %d removed", again, r.Recompressed)
+		}
+		checkWhole(t, l.cache)
+		for _, n := range nixes {
+			t.Run("to "+n.name, func(t *testing.T) {
+				t.Parallel()
+				comesBack(t, n, l.cache, want, dumps)
+			})
+		}
+	})
+}
+
 // All who write to a cache agree, unless they say something else.
 func TestCacheRemembersItsCompression(t *testing.T) {
 	t.Parallel()
@@ -72,7 +151,7 @@ func TestCacheRemembersItsCompression(t *testing.T) {
 		path := m.buildOne(t, fmt.Sprintf("path-%d", len(entries(t, cache))))
 		p := m.start(t, append(append([]string{"larder", "push", "--cache", cache}, args...), path)...)
 		_, stderr, exit := p.wait(t)
-		if exit != 0 || compressionOf(path) != want || strings.Contains(stderr, "larder init") != (said != "") || !strings.Contains(stderr, said) {
+		if exit != 0 || compressionOf(path) != want || strings.Contains(stderr, "--remember") != (said != "") || !strings.Contains(stderr, said) {
 			t.Errorf("push %q: exit %d, compressed with %s, want %s; it said: %s", args, exit, compressionOf(path), want, stderr)
 		}
 	}
@@ -87,11 +166,14 @@ func TestCacheRemembersItsCompression(t *testing.T) {
 		t.Errorf("run: exit %d: %s", exit, stderr)
 	}
 
+	m.recompress(t, cache, "--compression", "zstd:19", "--remember")
+	push(m, "zstd", "")
+
 	l := &larder{machine: m, cache: cache, queue: rootsQueue}
 	l.run(t, "larder", "init", "--cache", cache, "--watch-only")
 	path := l.buildOne(t, "of-a-queue")
 	l.drain(t)
-	if is := compressionOf(path); is != "xz" {
+	if is := compressionOf(path); is != "zstd" {
 		t.Errorf("the queue compresses with %s, want what the cache remembers", is)
 	}
 	l.run(t, "larder", "init", "--cache", cache, "--watch-only", "--compression", "none")

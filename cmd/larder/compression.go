@@ -74,7 +74,7 @@ func chooseCompression(given compress.Method, cache *bincache.Cache, log *slog.L
 	case given == (compress.Method{}):
 		return m, checkCompression(m)
 	case s.Compression != "" && (err != nil || m != given) && log != nil:
-		log.Warn("what is new is compressed otherwise than the cache remembers: larder init --compression changes that for good",
+		log.Warn("what is new is compressed otherwise than the cache remembers: larder init --compression, or larder recompress --remember, changes that for good",
 			"compression", given, "remembered", s.Compression)
 	}
 	return given, checkCompression(given)

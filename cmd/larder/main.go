@@ -75,6 +75,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			listCommand(),
 			mergeCommand(),
 			signCommand(),
+			recompressCommand(),
 			doctorCommand(),
 			statusCommand(),
 			retryCommand(),

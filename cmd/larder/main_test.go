@@ -44,6 +44,13 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 		"sign --cache DIR --drop-key ",
 		"sign --cache DIR --drop-key old /nix/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-lib --json",
 		"list --cache DIR --conflicts --key",
+		"recompress --cache DIR --compression none",
+		"recompress --cache DIR --compression gzip",
+		"recompress --cache DIR --older-than soon",
+		"recompress --cache DIR --grace -1h",
+		"recompress --cache DIR --budget 0s",
+		"recompress --cache DIR --workers -1",
+		"recompress --cache DIR --dry-run --remember",
 	} {
 		var stdout, stderr bytes.Buffer
 		args := strings.Fields(strings.ReplaceAll("larder "+args, "DIR", t.TempDir()))
@@ -60,7 +67,7 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 	}
 }
 
-var commands = []string{"run", "start", "stop", "init", "daemon", "drain", "sync", "explain", "push", "list", "merge", "sign", "doctor", "status", "retry", "uninstall"}
+var commands = []string{"run", "start", "stop", "init", "daemon", "drain", "sync", "explain", "push", "list", "merge", "sign", "recompress", "doctor", "status", "retry", "uninstall"}
 
 func TestEveryCommandHasHelp(t *testing.T) {
 	for _, command := range commands {
