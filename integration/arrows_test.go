@@ -46,6 +46,7 @@ var arrows = map[string][]string{
 	"internal/compress":     nil,
 	"internal/pace":         nil,
 	"internal/recompress":   {"internal/bincache", "internal/compress", "internal/pace"},
+	"internal/closurefile":  {"internal/bincache", "internal/compress", "internal/nar"},
 }
 
 // notInHook lists what larder-hook must not be made of, even indirectly.

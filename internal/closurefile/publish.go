@@ -1,0 +1,71 @@
+package closurefile
+
+import (
+	"context"
+
+	"github.com/nix-larder/larder/internal/bincache"
+)
+
+// publish makes what has come visible, all of it durable, in the order of
+// cachewriter's package comment. After an error some of it may be, in order, so that the
+// cache is whole.
+func (m *Importer) publish(ctx context.Context) error {
+	if err := m.packing.Wait(); err != nil {
+		return err
+	}
+	batch := m.batch
+	for _, a := range batch {
+		var err error
+		if a.infoFile, err = m.Cache.TempNarInfo(a.narInfo); err != nil {
+			return err
+		}
+	}
+	err := bincache.EachOf(batch, func(a *arrival) error {
+		if err := a.nar.Temp.Sync(); err != nil {
+			return err
+		}
+		return a.infoFile.Sync()
+	})
+	if err != nil {
+		return err
+	}
+	for _, a := range batch {
+		if err := m.Cache.PublishNar(a.nar.Temp, a.narInfo.URL); err != nil {
+			return err
+		}
+	}
+	if err := m.Cache.SyncDir("nar"); err != nil {
+		return err
+	}
+	// From here on every NAR is durable, and has its name.
+	for _, a := range batch {
+		ours, err := m.Cache.PublishNarInfo(ctx, a.infoFile, a.narInfo.StorePath)
+		if err != nil {
+			return err
+		}
+		m.published(a, ours)
+	}
+	if err := m.Cache.SyncDir("."); err != nil {
+		return err
+	}
+	m.batch = m.batch[:0]
+	signed, err := m.Cache.UniteSignatures(ctx, m.resign)
+	m.result.Signatures += signed
+	m.resign = m.resign[:0]
+	return err
+}
+
+func (m *Importer) published(a *arrival, ours bool) {
+	if !ours { // another process was faster
+		if len(a.narInfo.Sigs) > 0 {
+			m.resign = append(m.resign, a.narInfo)
+		}
+		return
+	}
+	m.result.Added++
+	m.result.NarBytes += a.narInfo.NarSize
+	m.result.FileBytes += a.narInfo.FileSize
+	if a.missing {
+		m.result.Relying++
+	}
+}
