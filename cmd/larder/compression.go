@@ -60,6 +60,15 @@ func checkCompression(m compress.Method) error {
 	return err
 }
 
+// makeNamed returns how a cache is made that is not there: nil, unless the command line
+// names it.
+func makeNamed(c *cli.Context, given compress.Method) *bincache.Options {
+	if c.String("cache") == "" {
+		return nil
+	}
+	return &bincache.Options{Settings: bincache.Settings{Compression: settingOf(given)}}
+}
+
 // chooseCompression returns how new NARs of a cache are compressed: as given, or else as
 // the cache remembers.
 func chooseCompression(given compress.Method, cache *bincache.Cache, log *slog.Logger) (compress.Method, error) {

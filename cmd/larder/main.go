@@ -75,6 +75,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			listCommand(),
 			mergeCommand(),
 			signCommand(),
+			exportCommand(),
+			importCommand(),
 			recompressCommand(),
 			doctorCommand(),
 			statusCommand(),

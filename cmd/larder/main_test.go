@@ -44,6 +44,14 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 		"sign --cache DIR --drop-key ",
 		"sign --cache DIR --drop-key old /nix/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-lib --json",
 		"list --cache DIR --conflicts --key",
+		"export",
+		"export --cache DIR",
+		"export --cache DIR --tar --no-closure /nix/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-lib",
+		"export --cache DIR /nix/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-lib --tar",
+		"export --cache s3://bucket /nix/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-lib",
+		"import --cache DIR closure.nar",
+		"import --cache s3://bucket",
+		"import --cache DIR --compression fast",
 		"recompress --cache DIR --compression none",
 		"recompress --cache DIR --compression gzip",
 		"recompress --cache DIR --older-than soon",
@@ -67,7 +75,7 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 	}
 }
 
-var commands = []string{"run", "start", "stop", "init", "daemon", "drain", "sync", "explain", "push", "list", "merge", "sign", "recompress", "doctor", "status", "retry", "uninstall"}
+var commands = []string{"run", "start", "stop", "init", "daemon", "drain", "sync", "explain", "push", "list", "merge", "sign", "export", "import", "recompress", "doctor", "status", "retry", "uninstall"}
 
 func TestEveryCommandHasHelp(t *testing.T) {
 	for _, command := range commands {

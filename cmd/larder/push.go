@@ -116,20 +116,7 @@ func pathArgs(c *cli.Context) ([]string, error) {
 }
 
 func parsePaths(args []string) ([]string, error) {
-	return parsePathsBelow(nixstore.DefaultDirs().Store, args)
-}
-
-// parsePathsBelow is parsePaths for a cache, whose store need not be here.
-func parsePathsBelow(storeDir string, args []string) ([]string, error) {
-	paths := make([]string, len(args))
-	for i, arg := range args {
-		path, err := nixstore.ParsePath(storeDir, arg)
-		if err != nil {
-			return nil, withHint(fmt.Errorf("%q is not a store path: %w", arg, err), "a path looks like "+storeDir+"/<hash>-<name>; ./result works too")
-		}
-		paths[i] = path
-	}
-	return paths, nil
+	return parsePathsIn(nixstore.DefaultDirs().Store, args)
 }
 
 func readLines(r io.Reader) ([]string, error) {

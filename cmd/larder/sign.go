@@ -66,7 +66,7 @@ func signCache(c *cli.Context) error {
 		return err
 	}
 	defer cache.Close()
-	if o.Paths, err = parsePathsBelow(cache.StoreDir(), args); err != nil {
+	if o.Paths, err = parsePathsIn(cache.StoreDir(), args); err != nil {
 		return err
 	}
 

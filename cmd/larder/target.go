@@ -292,11 +292,7 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 		if err := store.Check(c.Context, o.wanted); err != nil {
 			return nil, err
 		}
-		var make *bincache.Options
-		if c.String("cache") != "" {
-			make = &bincache.Options{Settings: bincache.Settings{Compression: settingOf(given)}}
-		}
-		return openCache(url, make, store.Dirs().Store)
+		return openCache(url, makeNamed(c, given), store.Dirs().Store)
 	})
 	if err != nil {
 		return nil, err

@@ -30,7 +30,7 @@ func isTerminal(w io.Writer) bool {
 
 // A progress is how far a command is with store paths.
 type progress struct {
-	done, total int
+	done, total int    // total is 0 if nobody knows how many there will be
 	read, bytes int64  // how much of how much; 0 if nobody knows how much there will be
 	current     string // the store path that takes the time, or ""
 }
@@ -77,7 +77,11 @@ func showLine(w io.Writer) func(progress) {
 		case p.read > 0:
 			bytes = ", " + humanize.IBytes(uint64(p.read))
 		}
-		fmt.Fprintf(w, "larder: %d of %d paths%s\n", p.done, p.total, bytes)
+		paths := fmt.Sprint(p.done)
+		if p.total > 0 {
+			paths += fmt.Sprintf(" of %d", p.total)
+		}
+		fmt.Fprintf(w, "larder: %s paths%s\n", paths, bytes)
 	}
 }
 

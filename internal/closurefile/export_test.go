@@ -57,7 +57,6 @@ func TestExportOfWhatIsNotThereWritesNothing(t *testing.T) {
 	}
 }
 
-// All of these have the size that their narinfo says.
 func TestDamagedEntryIsNotExported(t *testing.T) {
 	first, second := thing{name: "a"}, thing{name: "b", refs: []string{"a"}, text: "some text of b"}
 	flip := func(s string) string { return strings.Replace(s, "text", "TEXT", 1) }
@@ -72,8 +71,12 @@ func TestDamagedEntryIsNotExported(t *testing.T) {
 		c := filled(t, first, second)
 		damage(c)
 		out, err := exported(t, Source{Cache: c, Paths: paths("b")})
-		if !errors.Is(err, bincache.ErrDamaged) || !strings.Contains(err.Error(), storePath("b")) || out != first.stream() {
-			t.Errorf("%s: %v, and %d bytes, want %d", name, err, len(out), len(first.stream()))
+		want := first.stream()
+		if name == "nar size" {
+			want = "" // that is seen before anything is written
+		}
+		if !errors.Is(err, bincache.ErrDamaged) || !strings.Contains(err.Error(), storePath("b")) || out != want {
+			t.Errorf("%s: %v, and %d bytes, want %d", name, err, len(out), len(want))
 		}
 		if e, err := NewExporter(t.Context(), Source{Cache: c, Paths: paths("a")}); err != nil || len(e.order) != 1 {
 			t.Errorf("%s: it concerns another one: %v", name, err)

@@ -161,7 +161,7 @@ func TestArchiveHasNothingFromOutsideTheCache(t *testing.T) {
 		t.Errorf("told was %s", told)
 	}
 
-	for _, url := range []string{"nix-cache-info", "log/x", ".larder/lock", "nar/../nix-cache-info", baseName("x")[:32] + ".narinfo", "nar//x"} {
+	for _, url := range []string{"nix-cache-info", "log/x", ".larder/lock", "nar/../nix-cache-info", baseName("x")[:32] + ".narinfo"} {
 		c := filled(t, thing{name: "a"})
 		n, err := c.Entry(storePath("a"))
 		must(t, err)

@@ -124,8 +124,8 @@ func TestListingLeadsToContents(t *testing.T) {
 	}
 }
 
-// golden is what Nix 2.34 lists in testdata/listing.ls.
-var golden = directory(map[string]tree{
+// listedTree is what Nix 2.34 lists in testdata/listing.ls.
+var listedTree = directory(map[string]tree{
 	"a":         file("contents\n"),
 	"empty":     file(""),
 	"run":       executable("#!/bin/sh\n"),
@@ -136,7 +136,7 @@ var golden = directory(map[string]tree{
 
 func TestListingIsWhatNixWrites(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x")
-	golden.create(t, path)
+	listedTree.create(t, path)
 	_, listing, err := list(t, path)
 	if err != nil {
 		t.Fatal(err)
@@ -174,14 +174,14 @@ func TestListingIsWrittenAsItGrows(t *testing.T) {
 // A listing that can't be written is no reason for a NAR not to be.
 func TestListingsErrorIsNotDumps(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x")
-	golden.create(t, path)
+	listedTree.create(t, path)
 	full := errors.New("full")
 	var nar bytes.Buffer
 	d := Dumper{Listing: NewListing(writerFunc(func(p []byte) (int, error) { return 0, full }))}
 	if _, err := d.Dump(t.Context(), &nar, path); err != nil {
 		t.Error(err)
 	}
-	diff(t, "nar", nar.Bytes(), []byte(golden.nar()))
+	diff(t, "nar", nar.Bytes(), []byte(listedTree.nar()))
 	if err := d.Listing.Close(); err != full {
 		t.Errorf("error is %v", err)
 	}

@@ -1,4 +1,4 @@
-// Package nar writes Nix archives: the one sequence of bytes that stands for a
+// Package nar writes and reads Nix archives: the one sequence of bytes that stands for a
 // store path wherever Nix hashes, signs or copies it.
 //
 // # Format
