@@ -183,16 +183,16 @@ type listed struct {
 func (l *lister) entries(ctx context.Context) iter.Seq2[*listed, error] {
 	return func(yield func(*listed, error) bool) {
 		var all []*bincache.NarInfo
-		references := make(map[string][]string)
+		graph := bincache.NewGraph()
 		for n := range l.usable(ctx) {
 			all = append(all, n)
-			references[path.Base(n.StorePath)] = n.References
+			graph.Add(path.Base(n.StorePath), n.References)
 		}
 		used, damaged := l.cache.Used()
 		for _, err := range damaged {
 			l.tell(err)
 		}
-		last := bincache.LastUse(references, used)
+		last := graph.LastUse(used)
 		slices.SortFunc(all, func(a, b *bincache.NarInfo) int { return byName(a.StorePath, b.StorePath) })
 		for _, n := range all {
 			if err := ctx.Err(); err != nil {
@@ -200,8 +200,8 @@ func (l *lister) entries(ctx context.Context) iter.Seq2[*listed, error] {
 				return
 			}
 			e := l.entry(n)
-			if t, ok := last[path.Base(n.StorePath)]; ok {
-				e.LastUse = &t
+			if id, ok := graph.Find(n.StorePath); ok && !last[id].IsZero() {
+				e.LastUse = &last[id]
 			}
 			if !yield(e, nil) {
 				return

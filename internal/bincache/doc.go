@@ -13,7 +13,11 @@
 //	.larder/tmp/              unfinished files, each flocked by its writer
 //	.larder/runs/             one record per run: which entries it used
 //	.larder/settings          what those who write to the cache agree on
-//	.larder/recompressed      which NARs were replaced by smaller ones
+//	.larder/recompressed      which NARs need not be compressed once more
+//	.larder/retired           which NARs wait to be removed
+//	.larder/removals          a word that changes when entries are removed
+//	.larder/trash/            what is being removed
+//	.larder/pins/             what is kept whatever its use
 //	.larder/trash/            what is being removed
 //	.larder/lock              for what changes entries, never for adding
 //	CACHEDIR.TAG, .gitignore, .keep in every directory
@@ -36,7 +40,8 @@
 //	used <hash>-<name>             it was there already
 //	end
 //
-// Lines of another kind are skipped, so whatever a record says without them must be
+// A line "summary" says that it is no run, but what tells of runs whose own records are
+// gone, and lines "gone <hash>-<name>" what entries were removed. Lines of another kind are skipped, so whatever a record says without them must be
 // true. What would mislead a larder that does not know it has a higher version: that
 // record can't be read, and nobody may conclude from the others that an entry is
 // unused.
@@ -51,18 +56,48 @@
 //
 // Lines of another kind stay when it is rewritten. A higher version can't be read.
 //
-// # Recompressed NARs
+// # What goes
 //
-// An entry may be given another NAR, with the same in it. The old one stays for a while,
-// since those who read the cache over HTTP remember what an entry said. A list of such
-// NARs, to which lines are added with the lock held, says since when they wait, and which
-// NARs were compressed in vain:
+// NARs that no entry names any more, since their entries were removed or name others, stay
+// for a while: those who read the cache, over HTTP above all, remember what an entry said.
+// Lists to which lines are added with the lock held say since when they wait, and what was
+// compressed once more, or in vain:
+//
+//	larder-retired 1
+//	retired 2026-11-21T08:00:00Z nar/<filehash>.nar.zst
 //
 //	larder-recompressed 1
-//	replaced 2026-11-21T08:00:00Z nar/<filehash>.nar.zst
 //	tried zstd:19 nar/<filehash>.nar.zst
 //
 // Lines that are cut off, or of another kind, are skipped. A higher version can't be read.
-// A NAR that goes is moved to the trash first, where nobody can get at it any more, and
-// comes back if it is another file than the one that nobody named.
+// Times of files mean nothing in a cache that is copied to and fro.
+//
+// # Removing beside those who add
+//
+// Adding takes no lock. So that nobody relies on what is being removed, this is the order:
+//
+//  1. the word of removals is another one, and says that some are under way,
+//  2. narinfos, or NARs, are moved to the trash, referrers first,
+//  3. the word is another one again,
+//  4. narinfos that are new since before 1 are read, and what those need is moved back,
+//  5. the word says that nothing is under way.
+//
+// Whoever adds reads that word before he looks at the first entry, and again when his
+// entries are in place. If it is the same, and nothing is under way, either nothing that he
+// saw was moved, or his entries were there before 4. If not, he looks at all of them once
+// more. Who is killed before 5 leaves a word that has others finish what he began.
+//
+// So an entry may lack something for the moment from 2 to 4, if it was added in that
+// moment, and for longer if then both are killed: the one who adds before his second look,
+// and the one who removes before 4.
+//
+// # Pins
+//
+// A pin is a file of text whose name is that of the pin. It has what the name stood for,
+// oldest first:
+//
+//	larder-pin 1
+//	since 2026-11-21T08:00:00Z
+//	path <hash>-<name>
+//	end
 package bincache

@@ -101,10 +101,9 @@ func (c *Cache) PublishNar(t *Temp, name string) error {
 	if err != nil {
 		return err
 	}
-	if have == nil || have.Size() != want.Size() || c.waits(name) {
-		// Something cut it short, or it is about to be removed. It must be mended
-		// whoever wrote it, or every later entry with these contents would be broken
-		// from the start.
+	if have.Size() != want.Size() {
+		// Something cut it short. It must be mended whoever wrote it, or every
+		// later entry with these contents would be broken from the start.
 		return t.Replace(name)
 	}
 	t.Discard()

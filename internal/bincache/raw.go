@@ -48,6 +48,12 @@ func (c *Cache) Read(hash string) (*NarInfo, []byte, error) {
 	return n, text, err
 }
 
+// ParseFile returns what is in a narinfo, whatever path it is for.
+func (c *Cache) ParseFile(name string) (*NarInfo, error) {
+	n, _, err := c.readNarInfo(name)
+	return n, err
+}
+
 // StoreDir returns where the store is whose paths the cache has.
 func (c *Cache) StoreDir() string { return c.storeDir }
 

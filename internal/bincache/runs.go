@@ -22,6 +22,14 @@ type Run struct {
 	Ended time.Time  // to the second
 	Added []RunEntry // what came into the cache
 	Used  []string   // store paths that were there already
+
+	// Summary says that it is no run: who looks after the cache has put down what others
+	// have used, up to Ended.
+	Summary bool
+
+	// Gone are store paths whose entries were removed: what earlier records say of them
+	// is of no interest any more, should they be there again.
+	Gone []string
 }
 
 // A RunEntry is an entry that a run added.
@@ -56,6 +64,25 @@ func (c *Cache) RecordRun(r Run, granularity time.Duration) (written bool, err e
 		return false, fmt.Errorf("record run: %w", err)
 	}
 	return true, nil
+}
+
+// RecordSummary writes a durable record that is no run's.
+func (c *Cache) RecordSummary(r Run) error {
+	r.Summary = true
+	if err := c.recordRun(r); err != nil {
+		return fmt.Errorf("record use: %w", err)
+	}
+	return nil
+}
+
+// RemoveRuns removes records, by their names, whose contents others have.
+func (c *Cache) RemoveRuns(names ...string) error {
+	for _, name := range names {
+		if err := ignoreNotExist(c.root.Remove(path.Join(runsDir, name))); err != nil {
+			return fmt.Errorf("remove record: %w", err)
+		}
+	}
+	return c.SyncDir(runsDir)
 }
 
 func (c *Cache) recordRun(r Run) error {
@@ -127,6 +154,15 @@ func (r *Run) Paths() iter.Seq[string] {
 	}
 }
 
+// A RecordError says that the record of a run can't be read.
+type RecordError struct {
+	File string // below the cache
+	Err  error
+}
+
+func (e *RecordError) Error() string { return fmt.Sprintf("read %s: %v", e.File, e.Err) }
+func (e *RecordError) Unwrap() error { return e.Err }
+
 // Runs yields the records of all runs, oldest first by their names. One that can't be
 // read is an error that names it; what it says is unknown, and the others follow.
 func (c *Cache) Runs() iter.Seq2[Run, error] {
@@ -142,7 +178,7 @@ func (c *Cache) Runs() iter.Seq2[Run, error] {
 				continue // removed meanwhile
 			}
 			if err != nil {
-				err = fmt.Errorf("read %s: %w", path.Join(runsDir, name), err)
+				err = &RecordError{path.Join(runsDir, name), err}
 			}
 			if !yield(r, err) {
 				return
@@ -196,6 +232,9 @@ func stamp(t time.Time) string { return t.UTC().Format(runStamp) }
 func (r *Run) format() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s%d\nended %s\n", runHeader, runVersion, r.Ended.UTC().Format(runTime))
+	if r.Summary {
+		b.WriteString("summary\n")
+	}
 	for _, e := range r.Added {
 		fmt.Fprintf(&b, "added %s", path.Base(e.Path))
 		if ms := e.Build.Milliseconds(); ms > 0 {
@@ -205,6 +244,9 @@ func (r *Run) format() []byte {
 	}
 	for _, p := range r.Used {
 		fmt.Fprintf(&b, "used %s\n", path.Base(p))
+	}
+	for _, p := range r.Gone {
+		fmt.Fprintf(&b, "gone %s\n", path.Base(p))
 	}
 	b.WriteString("end\n")
 	return b.Bytes()
@@ -247,6 +289,9 @@ func (r *Run) set(line, storeDir string) error {
 		ended, err := time.Parse(runTime, value)
 		r.Ended = ended.Truncate(time.Second)
 		return err
+	case "summary":
+		r.Summary = true
+		return nil
 	case "added":
 		name, seconds, ok := strings.Cut(value, " ")
 		e := RunEntry{Path: storeDir + "/" + name}
@@ -260,6 +305,9 @@ func (r *Run) set(line, storeDir string) error {
 		return checkBaseName(name)
 	case "used":
 		r.Used = append(r.Used, storeDir+"/"+value)
+		return checkBaseName(value)
+	case "gone":
+		r.Gone = append(r.Gone, storeDir+"/"+value)
 		return checkBaseName(value)
 	}
 	return nil // other kinds are of other releases

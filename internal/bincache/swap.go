@@ -19,7 +19,7 @@ type Swap struct {
 
 // SwapNars makes entries name other NARs, and returns for each of the batch how many it
 // did. Those that were changed meanwhile, or are gone, stay as they are. The old NARs stay
-// for those who have read an entry before: [Cache.SweepReplaced] removes them later.
+// for those who have read an entry before: [Cache.SweepRetired] removes them later.
 //
 // At no moment is an entry without its NAR.
 func (c *Cache) SwapNars(ctx context.Context, batch []Swap, now time.Time) (swapped []int, err error) {
@@ -29,17 +29,18 @@ func (c *Cache) SwapNars(ctx context.Context, batch []Swap, now time.Time) (swap
 	}
 	defer unlock()
 	// Before the entries change: if we are killed, the worst is that a NAR is remembered
-	// as replaced that is not, which the sweeper sees.
-	var replaced, tried strings.Builder
+	// as retired that is not, which the sweeper sees.
+	var retired []string
+	var tried strings.Builder
 	var all []*swapping
 	for i, s := range batch {
-		replaced.WriteString(replacedLine(now, s.Old.URL))
+		retired = append(retired, s.Old.URL)
 		tried.WriteString(triedLine(s.Method, s.New.URL))
 		for _, hash := range s.Hashes {
 			all = append(all, &swapping{cache: c, swap: &batch[i], hash: hash, of: i})
 		}
 	}
-	if err := c.appendRecompressed(replaced.String()); err != nil {
+	if err := c.RetireNars(now, retired...); err != nil {
 		return nil, fmt.Errorf("remember what is replaced: %w", err)
 	}
 	defer func() {
@@ -66,7 +67,7 @@ func (c *Cache) SwapNars(ctx context.Context, batch []Swap, now time.Time) (swap
 	if err := c.SyncDir("."); err != nil {
 		return swapped, err
 	}
-	return swapped, c.appendRecompressed(tried.String())
+	return swapped, c.appendLines(recompressedFile, tried.String())
 }
 
 // A swapping is an entry that is about to name another NAR.
@@ -119,21 +120,4 @@ func withFile(text []byte, f *NarInfo) ([]byte, error) {
 		return nil, errors.New("narinfo would not read back as it is written") // it names several NARs
 	}
 	return []byte(b.String()), nil
-}
-
-// KeepNars remembers of NARs, by their URLs, that they would not get smaller by a method.
-func (c *Cache) KeepNars(ctx context.Context, urls []string, method string) error {
-	if len(urls) == 0 {
-		return nil
-	}
-	unlock, err := c.lock(ctx)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	var lines strings.Builder
-	for _, url := range urls {
-		lines.WriteString(triedLine(method, url))
-	}
-	return c.appendRecompressed(lines.String())
 }

@@ -1,7 +1,9 @@
 package bincache
 
 import (
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -39,7 +41,7 @@ func swap(t testing.TB, c *Cache, want int, batch ...Swap) {
 
 func wantSwept(t testing.TB, c *Cache, before time.Time, removed, waiting int) {
 	t.Helper()
-	s, err := c.SweepReplaced(t.Context(), before)
+	s, err := c.SweepRetired(t.Context(), before)
 	must(t, err)
 	if s.Removed != removed || s.Waiting != waiting {
 		t.Errorf("removed %d, and %d wait; want %d and %d", s.Removed, s.Waiting, removed, waiting)
@@ -117,10 +119,12 @@ func TestOldNarsStayForAWhile(t *testing.T) {
 	if have, err := c.Entry(hello); err != nil || have.URL != s.New.URL {
 		t.Errorf("%+v, %v", have, err)
 	}
-	r, err := c.Recompressed()
+	retired, err := c.Retired()
 	must(t, err)
-	if len(r.Replaced) > 0 || r.Tried[s.New.URL] != "zstd:19" {
-		t.Errorf("remembered: %+v", r)
+	tried, err := c.Tried()
+	must(t, err)
+	if len(retired) > 0 || tried[s.New.URL] != "zstd:19" {
+		t.Errorf("remembered: %v, %v", retired, tried)
 	}
 	wantSwept(t, c, noon.Add(time.Hour), 0, 0)
 }
@@ -141,46 +145,20 @@ func TestNarsThatAreNamedStay(t *testing.T) {
 	wantSwept(t, c, noon.Add(time.Hour), 1, 0)
 }
 
-// TestNarThatIsPublishedAgainIsNotRemoved has another writer come between the sweeper's
-// look and its removal.
-func TestNarThatIsPublishedAgainIsNotRemoved(t *testing.T) {
-	c := newCache(t)
-	n := publish(t, c, hello, "contents")
-	swap(t, c, 1, another(t, c, n, "small", hello))
-	r, err := c.Recompressed()
-	must(t, err)
-	s := &sweeper{cache: c, log: r, was: map[string]os.FileInfo{}}
-	s.was[n.URL], err = c.root.Lstat(n.URL)
-	must(t, err)
-	must(t, c.makeDir(trashDir))
-
-	other, err := Open(c.Path(), storeDir)
-	must(t, err)
-	defer other.Close()
-	must(t, other.PublishNar(temp(t, other, "contents"), n.URL)) // its narinfo comes later
-
-	must(t, s.remove(n.URL))
-	exists(t, c, n.URL, true)
-	if left := c.trash(); len(left) > 0 || s.removed > 0 {
-		t.Errorf("in the trash: %q, and %d removed", left, s.removed)
-	}
-	must(t, s.remove(n.URL)) // nor is it in the way that there is none
-}
-
 func TestTrashOfAKilledSweeperIsDealtWith(t *testing.T) {
 	c := newCache(t)
 	needed, not := publish(t, c, hello, "needed"), publish(t, c, libc, "not")
-	must(t, c.makeDir(trashDir))
+	must(t, c.makeDir(retiredDir))
 	for _, n := range []*NarInfo{needed, not} {
-		must(t, c.root.Rename(n.URL, trashDir+"/"+strings.ReplaceAll(n.URL, "/", "%2F")))
+		must(t, c.root.Rename(n.URL, retiredDir+"/"+strings.ReplaceAll(n.URL, "/", "%2F")))
 	}
 	must(t, os.Remove(filepath.Join(c.Path(), narInfoName(libc))))
-	wantSwept(t, c, noon, 0, 0)
+	wantSwept(t, c, noon, 1, 0)
 	exists(t, c, not.URL, false)
 	if _, err := c.Entry(hello); err != nil {
 		t.Error(err)
 	}
-	if left := c.trash(); len(left) > 0 {
+	if left := c.moved(); len(left) > 0 {
 		t.Errorf("in the trash: %q", left)
 	}
 }
@@ -192,15 +170,15 @@ func TestSweeperLeavesTheCacheForWhatItIs(t *testing.T) {
 	must(t, os.WriteFile(outside, nil, 0o644))
 	must(t, os.Symlink(outside, filepath.Join(c.Path(), "nar", "link")))
 	all := []string{"nix-cache-info", narInfoName(hello), ".larder/lock", ".larder/settings", "../outside", "nar/link", "nar/../nix-cache-info", "nar"}
-	text := recompressedHeader + "1\n"
+	text := retiredFile.header + "1\n"
 	for _, url := range all {
-		text += replacedLine(noon, url)
+		text += retiredLine(noon, url)
 	}
-	must(t, os.WriteFile(filepath.Join(c.Path(), recompressedFile), []byte(text+"replaced now nar/x\nwhat else\n"), 0o644))
+	must(t, os.WriteFile(filepath.Join(c.Path(), retiredFile.name), []byte(text+"retired now nar/x\nwhat else\n"), 0o644))
 	before := snapshot(t, c.Path())
 	wantSwept(t, c, noon.Add(time.Hour), 0, 0)
 	after := snapshot(t, c.Path())
-	for _, name := range []string{recompressedFile, trashDir} {
+	for _, name := range []string{retiredFile.name, path.Dir(retiredDir), retiredDir, removalFile} {
 		delete(before, "./"+name)
 		delete(after, "./"+name)
 	}
@@ -215,23 +193,19 @@ func TestSweeperLeavesTheCacheForWhatItIs(t *testing.T) {
 func TestLineThatWasCutOffHarmsNoOther(t *testing.T) {
 	c := newCache(t)
 	must(t, c.KeepNars(t.Context(), []string{"nar/one"}, "xz:9"))
-	file := filepath.Join(c.Path(), recompressedFile)
+	file := filepath.Join(c.Path(), recompressedFile.name)
 	text, err := os.ReadFile(file)
 	must(t, err)
 	must(t, os.WriteFile(file, append(text, "tried xz:9 nar/cut"...), 0o644))
 	must(t, c.KeepNars(t.Context(), []string{"nar/two", "nar/three with spaces"}, "xz:9"))
-	r, err := c.Recompressed()
+	tried, err := c.Tried()
 	must(t, err)
-	var urls []string
-	for url := range r.Tried {
-		urls = append(urls, url)
-	}
-	slices.Sort(urls)
+	urls := slices.Sorted(maps.Keys(tried))
 	if want := []string{"nar/cut", "nar/one", "nar/three with spaces", "nar/two"}; !slices.Equal(urls, want) {
 		t.Errorf("%q, want %q", urls, want)
 	}
 	must(t, os.WriteFile(file, []byte("larder-recompressed 2\n"), 0o644))
-	if _, err := c.Recompressed(); err == nil {
+	if _, err := c.Tried(); err == nil {
 		t.Error("a list of a newer larder was read")
 	}
 	if err := c.KeepNars(t.Context(), []string{"nar/four"}, "xz:9"); err == nil {

@@ -136,9 +136,6 @@ func (c *Cache) hasNar(n *NarInfo, src *os.File, want fs.FileInfo) (same bool, e
 	if err != nil {
 		return false, err
 	}
-	if c.waits(n.URL) {
-		return false, nil // and would be removed before long
-	}
 	if have.Size() == want.Size() && (isNamedByHash(n) || os.SameFile(have, want)) {
 		return true, nil
 	}

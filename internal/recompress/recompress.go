@@ -143,7 +143,7 @@ func (r *Recompressor) Run(ctx context.Context) (Result, error) {
 }
 
 func (r *Recompressor) run(ctx context.Context) error {
-	known, err := r.Cache.Recompressed()
+	tried, err := r.Cache.Tried()
 	if err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ func (r *Recompressor) run(ctx context.Context) error {
 		return err
 	}
 	for url, g := range groups {
-		if g.cold && !r.wasTried(known.Tried[url]) {
+		if g.cold && !r.wasTried(tried[url]) {
 			r.todo = append(r.todo, g)
 			r.result.Bytes += g.entry.FileSize
 		}
@@ -181,7 +181,7 @@ func (r *Recompressor) run(ctx context.Context) error {
 
 // sweep removes what was replaced long ago.
 func (r *Recompressor) sweep(ctx context.Context) error {
-	swept, err := r.Cache.SweepReplaced(ctx, time.Now().Add(-r.Grace))
+	swept, err := r.Cache.SweepRetired(ctx, time.Now().Add(-r.Grace))
 	r.result.Removed += swept.Removed
 	r.result.RemovedBytes += swept.RemovedBytes
 	r.result.Waiting, r.result.WaitingBytes = swept.Waiting, swept.WaitingBytes
@@ -204,10 +204,7 @@ func (r *Recompressor) groups(ctx context.Context) (map[string]*group, error) {
 		}
 		wanted[p] = true
 	}
-	var references map[string][]string
-	if r.OlderThan > 0 {
-		references = make(map[string][]string)
-	}
+	graph := bincache.NewGraph()
 	groups, urls := make(map[string]*group), make(map[string]string)
 	chosen := make(map[string]bool) // URLs
 	for n, err := range r.Cache.Entries(ctx) {
@@ -218,10 +215,9 @@ func (r *Recompressor) groups(ctx context.Context) (map[string]*group, error) {
 			r.result.Damaged = append(r.result.Damaged, Damage{"", err.Error()})
 			continue
 		}
-		base := path.Base(n.StorePath)
-		if references != nil {
-			references[base] = n.References
-			urls[base] = n.URL
+		if r.OlderThan > 0 {
+			id := graph.Add(path.Base(n.StorePath), n.References)
+			urls[graph.Name(id)] = n.URL
 		}
 		if len(wanted) == 0 || wanted[n.StorePath] {
 			chosen[n.URL] = true
@@ -235,7 +231,7 @@ func (r *Recompressor) groups(ctx context.Context) (map[string]*group, error) {
 		}
 	}
 	if r.OlderThan > 0 {
-		return groups, r.leaveOutUsed(groups, references, urls)
+		return groups, r.leaveOutUsed(groups, graph, urls)
 	}
 	return groups, nil
 }
@@ -259,7 +255,7 @@ func (r *Recompressor) add(groups map[string]*group, n *bincache.NarInfo) {
 
 // leaveOutUsed makes those groups not cold of which an entry was used lately. Such ages
 // count back from the newest record.
-func (r *Recompressor) leaveOutUsed(groups map[string]*group, references map[string][]string, urls map[string]string) error {
+func (r *Recompressor) leaveOutUsed(groups map[string]*group, graph *bincache.Graph, urls map[string]string) error {
 	used, damaged := r.Cache.Used()
 	if len(damaged) > 0 {
 		return fmt.Errorf("find out what was used: %w", damaged[0])
@@ -270,8 +266,8 @@ func (r *Recompressor) leaveOutUsed(groups map[string]*group, references map[str
 			newest = t
 		}
 	}
-	for base, last := range bincache.LastUse(references, used) {
-		if g := groups[urls[base]]; g != nil && last.After(newest.Add(-r.OlderThan)) {
+	for id, last := range graph.LastUse(used) {
+		if g := groups[urls[graph.Name(int32(id))]]; g != nil && last.After(newest.Add(-r.OlderThan)) {
 			g.cold = false
 		}
 	}

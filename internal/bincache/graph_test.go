@@ -8,6 +8,21 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// lastUse is Graph.LastUse by names.
+func lastUse(references map[string][]string, used map[string]time.Time) map[string]time.Time {
+	g := NewGraph()
+	for name, refs := range references {
+		g.Add(name, refs)
+	}
+	last := make(map[string]time.Time)
+	for id, at := range g.LastUse(used) {
+		if !at.IsZero() {
+			last[g.Name(int32(id))] = at
+		}
+	}
+	return last
+}
+
 func TestLastUseIsOfTheNewestRunThatNeedsAnEntry(t *testing.T) {
 	references := map[string][]string{
 		"app":    {"app", "lib", "data"},
@@ -34,7 +49,7 @@ func TestLastUseIsOfTheNewestRunThatNeedsAnEntry(t *testing.T) {
 		"what was used is no more": {map[string]time.Time{"gone": at(2), "data": at(1)}, map[string]time.Time{"data": at(1)}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, LastUse(references, tt.used)); diff != "" {
+			if diff := cmp.Diff(tt.want, lastUse(references, tt.used)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
@@ -54,7 +69,7 @@ func TestLastUseGoesThroughLongChains(t *testing.T) {
 		references[name] = []string{names[i+1], names[i+2], names[i*2]}
 		used[name] = noon.Add(-time.Duration(i) * time.Second)
 	}
-	for name, last := range LastUse(references, used) {
+	for name, last := range lastUse(references, used) {
 		if !last.Equal(noon) {
 			t.Fatalf("last use of %s is %v, want %v", name, last, noon)
 		}

@@ -1,0 +1,179 @@
+package bincache
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The package comment has the order in which entries are removed.
+const (
+	removedDir  = ".larder/trash/entries" // has a directory for each removal, named by its time
+	removalFile = ".larder/removals"      // has the word
+	underWay    = "removing "
+)
+
+// Removals returns a word that is another one after entries were removed, and whether
+// that is under way, or was interrupted.
+func (c *Cache) Removals() (word string, removing bool, err error) {
+	text, err := c.readFile(removalFile, 1<<10)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", false, fmt.Errorf("look whether entries were removed: %w", err)
+	}
+	return string(text), strings.HasPrefix(string(text), underWay), nil
+}
+
+// TellRemoval makes Removals return another word. The cache's lock is held.
+func (c *Cache) TellRemoval(removing bool) error {
+	text := rand.Text() + "\n"
+	if removing {
+		text = underWay + text
+	}
+	t, err := c.TempText([]byte(text))
+	if err == nil {
+		if err = t.Replace(removalFile); err != nil {
+			t.Discard()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("tell that entries are removed: %w", err)
+	}
+	return nil
+}
+
+// Lock takes the cache's one lock, for what changes entries or removes them. It waits
+// for whoever has it until ctx ends.
+func (c *Cache) Lock(ctx context.Context) (unlock func() error, err error) { return c.lock(ctx) }
+
+// A Removal is a directory of the trash: narinfos that were moved there together.
+type Removal struct {
+	Name   string
+	Began  time.Time // to the second, by the clock of who moved them
+	Hashes []string  // the first parts of their store paths
+}
+
+// BeginRemoval makes a removal, without any narinfos yet. The cache's lock is held, by
+// all that follow as well.
+func (c *Cache) BeginRemoval(now time.Time) (*Removal, error) {
+	r := &Removal{Name: stamp(now) + "-" + rand.Text(), Began: now.Truncate(time.Second)}
+	if err := c.makeDir(path.Join(removedDir, r.Name)); err != nil {
+		return nil, fmt.Errorf("make trash: %w", err)
+	}
+	return r, nil
+}
+
+// Withdraw moves a narinfo to the trash: clients no longer see its entry, whose NAR stays
+// in place. It is nothing new if it is gone already.
+func (c *Cache) Withdraw(r *Removal, hash string) error {
+	name := hash + narInfoEnding
+	err := c.root.Rename(name, path.Join(removedDir, r.Name, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		r.Hashes = append(r.Hashes, hash)
+	}
+	return err
+}
+
+// Reinstate moves a narinfo back from the trash, unless there is an entry again.
+func (c *Cache) Reinstate(r *Removal, hash string) error {
+	name := hash + narInfoEnding
+	return c.putBack(path.Join(removedDir, r.Name, name), name)
+}
+
+// ReadRemoved returns a narinfo of the trash. The error wraps [ErrDamaged] if its NAR is
+// gone.
+func (c *Cache) ReadRemoved(r *Removal, hash string) (*NarInfo, error) {
+	n, _, err := c.readNarInfo(path.Join(removedDir, r.Name, hash+narInfoEnding))
+	if err == nil && HashPart(n.StorePath) != hash {
+		err = fmt.Errorf("%w: it is for %s", ErrDamaged, n.StorePath)
+	}
+	if err == nil {
+		err = c.checkNar(n)
+	}
+	return n, err
+}
+
+// EndRemoval throws away a removal with all narinfos that are left in it.
+func (c *Cache) EndRemoval(r *Removal) error {
+	dir := path.Join(removedDir, r.Name)
+	names, err := c.readDir(dir)
+	for _, name := range names {
+		err = cmp.Or(err, ignoreNotExist(c.root.Remove(path.Join(dir, name))))
+	}
+	if err = cmp.Or(err, c.root.Remove(dir)); err != nil {
+		return fmt.Errorf("empty trash: %w", ignoreNotExist(err))
+	}
+	return nil
+}
+
+// Removed returns all removals in the trash, oldest first.
+func (c *Cache) Removed() ([]*Removal, error) {
+	names, err := c.readDir(removedDir)
+	if err != nil {
+		return nil, ignoreNotExist(err)
+	}
+	slices.Sort(names)
+	var all []*Removal
+	for _, name := range names {
+		when, _, _ := strings.Cut(name, "-")
+		began, err := time.Parse(runStamp, when)
+		if err != nil {
+			continue // not ours
+		}
+		files, err := c.readDir(path.Join(removedDir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list trash: %w", err)
+		}
+		r := &Removal{Name: name, Began: began}
+		for _, file := range files {
+			if hash, ok := strings.CutSuffix(file, narInfoEnding); ok {
+				r.Hashes = append(r.Hashes, hash)
+			}
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
+// RemoveFile removes a NAR, or the record of a run, that is damaged. It is nothing new if it
+// is gone already.
+func (c *Cache) RemoveFile(name string) error {
+	if !isNarPlace(name) && path.Dir(name) != runsDir {
+		return fmt.Errorf("remove %s: it is neither a NAR nor a record", name)
+	}
+	if err := ignoreNotExist(c.root.Remove(name)); err != nil {
+		return fmt.Errorf("remove damaged file: %w", err)
+	}
+	return nil
+}
+
+// putBack gives a file of the trash its name again, unless another has it.
+func (c *Cache) putBack(trash, name string) error {
+	err := c.root.Link(trash, name)
+	switch {
+	case err == nil || errors.Is(err, fs.ErrExist):
+		return c.root.Remove(trash)
+	case cannotLink(err):
+		return c.root.Rename(trash, name)
+	}
+	return err
+}
+
+func ignoreNotExist(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
