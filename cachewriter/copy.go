@@ -60,24 +60,56 @@ var errReference = errors.New("one of its references could not be copied")
 // The error may wrap [ErrNotInStore], [ErrStoreCorrupt], [ErrUnavailable] or
 // [ErrLeftOut].
 func (w *Writer) Copy(ctx context.Context, paths ...string) (Result, error) {
-	w.mu.Lock()
-	w.calls++
-	w.mu.Unlock()
-	defer func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.calls--
-	}()
 	var total Result
-	for {
-		result, err := w.copy(ctx, paths)
-		total.add(result)
-		// A path that we share with a call that has just been canceled may be
-		// canceled with it.
-		if !errors.Is(err, context.Canceled) || ctx.Err() != nil || w.ctx.Err() != nil {
+	for again := false; ; {
+		before, err := w.heedRemovals(again)
+		if err != nil {
 			return total, err
 		}
+		w.round.RLock()
+		result, err := w.copy(ctx, paths)
+		w.round.RUnlock()
+		total.add(result)
+		if errors.Is(err, context.Canceled) && ctx.Err() == nil && w.ctx.Err() == nil {
+			continue // a path that we share with a call that has just been canceled was canceled with it
+		}
+		if ctx.Err() != nil || w.ctx.Err() != nil {
+			return total, err
+		}
+		// Somebody may have removed what we found, or what our entries need.
+		after, removing, lookErr := w.cache.Removals()
+		if lookErr != nil {
+			return total, cmp.Or(err, cacheError(lookErr))
+		}
+		if after == before && (again || !removing) {
+			return total, err
+		}
+		again = true
 	}
+}
+
+// heedRemovals returns the cache's word of removals. If it is a new one, what is known of
+// entries is forgotten, as it is if somebody says that it has to be.
+func (w *Writer) heedRemovals(forget bool) (string, error) {
+	word, _, err := w.cache.Removals()
+	if err != nil {
+		return "", cacheError(err)
+	}
+	w.mu.Lock()
+	known := w.word == word
+	w.mu.Unlock()
+	if known && !forget {
+		return word, nil
+	}
+	// Those who are copying rely on what they have found: they will be here when they come
+	// to their end.
+	w.round.Lock()
+	defer w.round.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.complete)
+	w.word = word
+	return word, nil
 }
 
 func (w *Writer) copy(ctx context.Context, paths []string) (Result, error) {

@@ -240,6 +240,17 @@ func TestOtherTroubleIsToldBeforeCuts(t *testing.T) {
 	f.has(t, m.base)
 }
 
+// waiting returns how many calls of Copy wait for entries. The Writer's mutex is held.
+func waiting(w *Writer) int {
+	calls := make(map[*call]bool)
+	for _, e := range w.open {
+		for _, c := range e.calls {
+			calls[c] = true
+		}
+	}
+	return len(calls)
+}
+
 // TestConcurrentCallsAreCutAlike has two calls share what is left out and what is not.
 func TestConcurrentCallsAreCutAlike(t *testing.T) {
 	f := newFixture(t)
@@ -254,7 +265,7 @@ func TestConcurrentCallsAreCutAlike(t *testing.T) {
 	eventually(t, "both have come to the end", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		return w.calls == 2 && w.unlooked == 0
+		return w.unlooked == 0 && waiting(w) == 2
 	})
 	release()
 	wantLeftOut(t, within(t, 20*time.Second, "first Copy", first), m.left)

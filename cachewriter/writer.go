@@ -160,6 +160,7 @@ type Writer struct {
 	workers    int
 
 	realised realised
+	round    sync.RWMutex // held by calls of Copy while they rely on complete, and to clear it
 
 	mu         sync.Mutex    // guards what is below, and every entry and call
 	foreground chan struct{} // closed while background is false
@@ -168,7 +169,7 @@ type Writer struct {
 	complete   map[int64]struct{}
 	said       map[string]bool  // of what the cache has that is not what the store has
 	open       map[int64]*entry // in the window, by row of Nix's database
-	calls      int              // of Copy, under way
+	word       string           // of removals, when nothing of complete had been found yet
 	todo       []*entry         // to be dumped
 	ready      []*entry         // dumped or present, with all references published or in a batch
 	unlooked   int              // paths that calls have not come to; some of them may be the same
@@ -276,11 +277,13 @@ func (w *Writer) setBackground(background bool) {
 // present. It does nothing while something is copied. Whoever keeps a Writer for
 // long calls it now and then: somebody may have deleted entries.
 func (w *Writer) Forget() {
+	if !w.round.TryLock() {
+		return
+	}
+	defer w.round.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.calls == 0 {
-		clear(w.complete)
-	}
+	clear(w.complete)
 }
 
 // sayOnce tells whether it was not called with that before.
