@@ -1,0 +1,455 @@
+package cachegc
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nix-larder/larder/internal/bincache"
+)
+
+var (
+	sequences = flag.Int("sequences", 10_000, "how many random sequences TestModel makes")
+	firstSeed = flag.Uint64("seed", 0, "the first of TestModel's sequences")
+)
+
+// TestModel does at random what happens to a cache in its years, and looks after each
+// step whether it is whole, and has what the policy keeps.
+func TestModel(t *testing.T) {
+	t.Parallel()
+	count := *sequences
+	if testing.Short() {
+		count = 500
+	}
+	const workers = 8
+	for worker := range workers {
+		t.Run("", func(t *testing.T) {
+			t.Parallel()
+			dir := memoryDir(t)
+			for i := worker; i < count && !t.Failed(); i += workers {
+				seed := *firstSeed + uint64(i)
+				m := newModel(t, filepath.Join(dir, fmt.Sprint(seed)), seed)
+				m.run()
+				m.close()
+			}
+		})
+	}
+}
+
+// memoryDir returns a directory that costs no disk, where there is one.
+func memoryDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "larder-model-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+const (
+	storeDir  = "/nix/store"
+	modelSize = 7 // paths in the store
+)
+
+// A model is a cache, and what is known of it.
+type model struct {
+	t      *testing.T
+	seed   uint64
+	random *rand.Rand
+	cache  *bincache.Cache
+	dir    string
+	log    []string // what was done
+	now    time.Time
+
+	refs    [modelSize][]int  // of the paths that can be added: each refers to some before it
+	lastUse map[int]time.Time // of what a record has told of since it came
+	runs    [][]int           // what recorded runs have used, oldest first
+	newest  time.Time
+	pins    map[string][][]int // histories
+	lost    bool               // the provider has lost files
+}
+
+func newModel(t *testing.T, dir string, seed uint64) *model {
+	cache, err := bincache.Create(dir, storeDir, bincache.Options{})
+	must(t, err)
+	m := &model{
+		t: t, seed: seed, random: rand.New(rand.NewPCG(seed, 1)), cache: cache, dir: dir,
+		now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), lastUse: make(map[int]time.Time), pins: make(map[string][][]int),
+	}
+	for i := range m.refs {
+		for range m.random.IntN(3) {
+			if i > 0 {
+				m.refs[i] = append(m.refs[i], m.random.IntN(i))
+			}
+		}
+		slices.Sort(m.refs[i])
+		m.refs[i] = slices.Compact(m.refs[i])
+	}
+	return m
+}
+
+func (m *model) close() {
+	must(m.t, m.cache.Close())
+	must(m.t, os.RemoveAll(m.dir))
+}
+
+func (m *model) fail(format string, args ...any) {
+	m.t.Helper()
+	m.t.Errorf("seed %d: %s\nafter:\n  %s\nreferences: %v", m.seed, fmt.Sprintf(format, args...), strings.Join(m.log, "\n  "), m.refs)
+}
+
+func (m *model) say(format string, args ...any) { m.log = append(m.log, fmt.Sprintf(format, args...)) }
+
+func (m *model) run() {
+	for range 4 + m.random.IntN(8) {
+		m.now = m.now.Add(time.Duration(m.random.IntN(40)) * time.Hour)
+		switch m.random.IntN(10) {
+		case 0, 1, 2:
+			i := m.random.IntN(modelSize)
+			m.say("add %d", i)
+			for range m.writer(i) {
+			}
+		case 3, 4:
+			m.use()
+		case 5:
+			m.pin()
+		case 6:
+			m.restore()
+		default:
+			m.collect()
+		}
+		if m.t.Failed() {
+			return
+		}
+		m.checkWhole("at the end")
+	}
+}
+
+func (m *model) path(i int) string { return fmt.Sprintf("%s/%032d-item", storeDir, i) }
+
+// narInfo returns an entry's narinfo, and its NAR: some entries have the same.
+func (m *model) narInfo(i int) (*bincache.NarInfo, string) {
+	text := strings.Repeat(fmt.Sprint(i/2), 1000*(1+i/2))
+	hash := bincache.Hash(sha256.Sum256([]byte(text)))
+	n := &bincache.NarInfo{
+		StorePath: m.path(i), URL: bincache.NarName(hash, "none"), Compression: "none",
+		FileHash: hash, FileSize: int64(len(text)), NarHash: hash, NarSize: int64(len(text)),
+	}
+	for _, ref := range m.refs[i] {
+		n.References = append(n.References, path.Base(m.path(ref)))
+	}
+	return n, text
+}
+
+func (m *model) closure(of ...int) []int {
+	in := make(map[int]bool)
+	for todo := slices.Clone(of); len(todo) > 0; {
+		i := todo[0]
+		todo = todo[1:]
+		if !in[i] {
+			in[i] = true
+			todo = append(todo, m.refs[i]...)
+		}
+	}
+	return slices.Sorted(maps.Keys(in))
+}
+
+func (m *model) has(i int) bool {
+	_, err := m.cache.Entry(m.path(i))
+	return err == nil
+}
+
+// writer adds the closure of a path, as cachewriter does. It yields between all that it
+// does.
+func (m *model) writer(i int) iter.Seq[struct{}] {
+	return func(yield func(struct{}) bool) {
+		for again := false; ; again = true {
+			before, _, err := m.cache.Removals()
+			must(m.t, err)
+			for _, i := range m.closure(i) { // references first
+				if !yield(struct{}{}) {
+					return
+				}
+				if m.has(i) {
+					continue
+				}
+				n, text := m.narInfo(i)
+				temp, err := m.cache.TempText([]byte(text))
+				must(m.t, err)
+				if !yield(struct{}{}) {
+					temp.Discard()
+					return
+				}
+				must(m.t, m.cache.PublishNar(temp, n.URL))
+				if !yield(struct{}{}) {
+					return
+				}
+				temp, err = m.cache.TempNarInfo(n)
+				must(m.t, err)
+				if err := temp.Publish(n.StorePath[len(storeDir)+1:][:32] + ".narinfo"); err != nil {
+					if !errors.Is(err, fs.ErrExist) {
+						must(m.t, err)
+					}
+					if !m.has(i) { // damaged: as PublishNarInfo, which takes the lock
+						must(m.t, temp.Replace(n.StorePath[len(storeDir)+1:][:32]+".narinfo"))
+					} else {
+						temp.Discard()
+					}
+				} else {
+					delete(m.lastUse, i)
+				}
+			}
+			if !yield(struct{}{}) {
+				return
+			}
+			after, removing, err := m.cache.Removals()
+			must(m.t, err)
+			if before == after && (again || !removing) {
+				return
+			}
+		}
+	}
+}
+
+// use records a run.
+func (m *model) use() {
+	run := bincache.Run{Ended: m.now}
+	var used []int
+	for i := range modelSize {
+		if m.random.IntN(3) == 0 && m.has(i) {
+			used = append(used, i)
+			run.Added = append(run.Added, bincache.RunEntry{Path: m.path(i)})
+		}
+	}
+	if len(used) == 0 {
+		return
+	}
+	m.say("use %v at %s", used, m.now.Format(time.DateTime))
+	_, err := m.cache.RecordRun(run, 0)
+	must(m.t, err)
+	for _, i := range m.closure(used...) {
+		m.lastUse[i] = m.now
+	}
+	m.runs = append(m.runs, used)
+	m.newest = m.now
+}
+
+func (m *model) pin() {
+	name := string(rune('a' + m.random.IntN(2)))
+	if m.random.IntN(3) == 0 {
+		m.say("unpin %s", name)
+		if err := m.cache.Unpin(context.Background(), name); err != nil && !errors.Is(err, bincache.ErrNoPin) {
+			must(m.t, err)
+		}
+		delete(m.pins, name)
+		return
+	}
+	i, keep := m.random.IntN(modelSize), 1+m.random.IntN(3)
+	if !m.has(i) {
+		return
+	}
+	m.say("pin %s %d, keep %d", name, i, keep)
+	must(m.t, m.cache.Pin(context.Background(), name, m.now, keep, m.path(i)))
+	h := m.pins[name]
+	if len(h) == 0 || !slices.Equal(h[len(h)-1], []int{i}) {
+		h = append(h, []int{i})
+	}
+	m.pins[name] = h[max(0, len(h)-keep):]
+}
+
+// restore does what providers do: all files have new times, and some may be gone.
+func (m *model) restore() {
+	lose := m.random.IntN(4) == 0
+	m.say("restore, lose some: %t", lose)
+	must(m.t, filepath.WalkDir(m.dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		isEntry := strings.HasSuffix(name, ".narinfo") || filepath.Base(filepath.Dir(name)) == "nar"
+		if lose && d.Type().IsRegular() && isEntry && m.random.IntN(6) == 0 {
+			m.lost = true
+			return os.Remove(name)
+		}
+		at := time.Unix(m.random.Int64N(1<<31), 0)
+		if d.IsDir() || filepath.Base(name) == "nix-cache-info" {
+			return nil
+		}
+		return os.Chtimes(name, at, at)
+	}))
+}
+
+var errCrash = errors.New("crash")
+
+// collect collects, with a writer at work in some cases, and a crash in others.
+func (m *model) collect() {
+	o := Options{Now: m.now, Log: slog.New(slog.DiscardHandler)}
+	switch m.random.IntN(3) {
+	case 0:
+		o.Policy.MaxAge = time.Duration(1+m.random.IntN(100)) * time.Hour
+	case 1:
+		o.Policy.MaxSize = int64(m.random.IntN(12_000))
+	}
+	if m.random.IntN(3) == 0 {
+		o.Policy.KeepLast = m.random.IntN(3)
+	}
+	o.Grace = time.Duration(m.random.IntN(2)*m.random.IntN(50)) * time.Hour
+	crash := -1
+	if m.random.IntN(3) == 0 {
+		crash = m.random.IntN(20)
+	}
+	write, stop := func() (struct{}, bool) { return struct{}{}, false }, func() {}
+	writing := -1
+	if m.random.IntN(2) == 0 {
+		writing = m.random.IntN(modelSize)
+		write, stop = iter.Pull(m.writer(writing))
+		for range m.random.IntN(10) {
+			write()
+		}
+	}
+	m.say("collect %+v, grace %v, at %s, writer adds %d, crash at %d", o.Policy, o.Grace, m.now.Format(time.DateTime), writing, crash)
+	before := m.state()
+	o.step = func() error {
+		if crash--; crash == -1 {
+			return errCrash
+		}
+		for range m.random.IntN(8) {
+			write()
+		}
+		if writing < 0 {
+			m.checkWhole("in the middle")
+		}
+		return nil
+	}
+	result, err := Collect(context.Background(), m.cache, o)
+	if err != nil && !errors.Is(err, errCrash) {
+		m.fail("collect: %v", err)
+	}
+	// The writer may have been killed, or have ended before anything was removed.
+	if _, more := write(); more && m.random.IntN(2) == 0 {
+		for more {
+			_, more = write()
+		}
+		for _, i := range m.closure(writing) {
+			if !m.has(i) {
+				m.fail("%d was added, and %d, which it needs, is not there", writing, i)
+			}
+		}
+	}
+	stop()
+	if writing >= 0 {
+		// As whoever opens the cache to write, for the job that is still queued.
+		must(m.t, Heal(context.Background(), m.cache))
+		for range m.writer(writing) {
+		}
+	}
+	if err == nil {
+		m.checkKept(o.Policy, before, result)
+	}
+	// What no record told of counts as used by the newest run from now on.
+	if m.newest.IsZero() {
+		m.newest = o.Now
+	}
+	for i := range modelSize {
+		if _, dated := m.lastUse[i]; !m.has(i) {
+			delete(m.lastUse, i)
+		} else if !dated {
+			m.lastUse[i] = m.newest
+		}
+	}
+}
+
+func (m *model) state() (there [modelSize]bool) {
+	for i := range there {
+		there[i] = m.has(i)
+	}
+	return there
+}
+
+// checkKept looks whether what the policy keeps is there.
+func (m *model) checkKept(p Policy, before [modelSize]bool, r *Result) {
+	want := make(map[int]string)
+	for name, history := range m.pins {
+		for _, pinned := range history {
+			for _, i := range m.closure(pinned...) {
+				want[i] = "pin " + name
+			}
+		}
+	}
+	for _, used := range m.runs[max(0, len(m.runs)-p.KeepLast):] {
+		for _, i := range m.closure(used...) {
+			want[i] = "one of the last runs"
+		}
+	}
+	if p.MaxSize == 0 {
+		for i := range modelSize {
+			last, dated := m.lastUse[i]
+			if p.MaxAge == 0 || !dated || !last.Before(m.newest.Add(-p.MaxAge)) {
+				want[i] = "its age"
+			}
+		}
+	}
+	for i, why := range want {
+		// What a provider's loss has broken, nobody can keep.
+		if before[i] && !m.has(i) && !m.lost {
+			m.fail("%d is gone, which %s keeps", i, why)
+		}
+	}
+	if p.MaxSize > 0 && r.Bytes-r.Freed > p.MaxSize+r.Short {
+		m.fail("%d bytes are left, want %d, or %d that are kept", r.Bytes-r.Freed, p.MaxSize, p.MaxSize+r.Short)
+	}
+	if p.MaxSize > 0 && r.Short > 0 {
+		for i := range modelSize {
+			if before[i] && m.has(i) && want[i] == "" && !m.lost && r.Reinstated == 0 {
+				for _, e := range r.Evict {
+					if e.Path == m.path(i) {
+						return // a writer has added it again
+					}
+				}
+				m.fail("%d stays, and nobody keeps it, while %d bytes are too much", i, r.Short)
+			}
+		}
+	}
+}
+
+// checkWhole looks whether each entry has its NAR and its references.
+func (m *model) checkWhole(when string) {
+	if m.lost {
+		return
+	}
+	hashes, err := m.cache.Hashes()
+	must(m.t, err)
+	for _, hash := range hashes {
+		n, _, err := m.cache.Read(hash)
+		if err != nil {
+			m.fail("%s: %v", when, err)
+			return
+		}
+		for _, ref := range n.References {
+			if _, err := m.cache.Entry(storeDir + "/" + ref); err != nil {
+				m.fail("%s: %s refers to %s: %v", when, n.StorePath, ref, err)
+				return
+			}
+		}
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
