@@ -160,6 +160,23 @@ func openStore() (*nixstore.Store, error) {
 	return store, err
 }
 
+// openToChange opens a cache that is there, whatever store it is for.
+func openToChange(c *cli.Context, s queue.Settings) (*bincache.Cache, error) {
+	url, err := cacheURL(c, s)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := openCache(url, nil, "")
+	if err != nil {
+		return nil, err
+	}
+	if err := lookAfter(c.Context, cache); err != nil {
+		cache.Close()
+		return nil, err
+	}
+	return cache, nil
+}
+
 // openCache opens a cache. One that the command line names is made if it is
 // missing, as make says; one that a queue remembers is not, or an unmounted disk would
 // be written below its mount point, and make is nil.

@@ -53,10 +53,7 @@ func recompressCache(c *cli.Context) error {
 	if o.DryRun {
 		o.Cache, err = openReadOnly(c, settings, "")
 	} else {
-		var url string
-		if url, err = cacheURL(c, settings); err == nil {
-			o.Cache, err = openCache(url, nil, "")
-		}
+		o.Cache, err = openToChange(c, settings)
 	}
 	if err != nil {
 		return err
@@ -69,14 +66,9 @@ func recompressCache(c *cli.Context) error {
 		}
 		o.Paths = append(o.Paths, p)
 	}
-	if !o.DryRun {
-		if err := o.Cache.SweepTemp(sweepAge); err != nil {
+	if c.Bool("remember") {
+		if err := o.Cache.Remember(c.Context, bincache.Settings{Compression: o.Method.String()}); err != nil {
 			return orHint(err, hintCache)
-		}
-		if c.Bool("remember") {
-			if err := o.Cache.Remember(c.Context, bincache.Settings{Compression: o.Method.String()}); err != nil {
-				return orHint(err, hintCache)
-			}
 		}
 	}
 	r := recompress.New(o)

@@ -90,19 +90,7 @@ func openToSign(c *cli.Context, s queue.Settings) (*bincache.Cache, error) {
 	if c.Bool("dry-run") {
 		return openReadOnly(c, s, "")
 	}
-	url, err := cacheURL(c, s)
-	if err != nil {
-		return nil, err
-	}
-	cache, err := openCache(url, nil, "")
-	if err != nil {
-		return nil, err
-	}
-	if err := cache.SweepTemp(sweepAge); err != nil {
-		cache.Close()
-		return nil, orHint(err, hintCache)
-	}
-	return cache, nil
+	return openToChange(c, s)
 }
 
 func resign(c *cli.Context, cache *bincache.Cache, o bincache.Resigning) (bincache.Resigned, error) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/nix-larder/larder/cachewriter"
 	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/cachegc"
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/rules"
 	"github.com/nix-larder/larder/internal/runner"
@@ -256,6 +257,14 @@ func (t *target) forget() {
 	}
 }
 
+// lookAfter deals with what others have left who were killed while they changed the cache.
+func lookAfter(ctx context.Context, cache *bincache.Cache) error {
+	if err := cache.SweepTemp(sweepAge); err != nil {
+		return orHint(err, hintCache)
+	}
+	return orHint(cachegc.Heal(ctx, cache), hintCache)
+}
+
 // targetOptions say how openTarget's writer works.
 type targetOptions struct {
 	background bool
@@ -303,9 +312,9 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 		v.close()
 		return nil, err
 	}
-	if err := v.cache.SweepTemp(sweepAge); err != nil {
+	if err := lookAfter(c.Context, v.cache); err != nil {
 		v.close()
-		return nil, orHint(err, hintCache)
+		return nil, err
 	}
 	caseHack, _ := useCaseHack(os.Getenv) // (ignored) what can't be read, Nix does without as well
 	t := &target{view: v, tell: o.tell, log: o.log, forgot: time.Now()}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/queue"
+)
+
+func pinCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "pin",
+		Usage:     "keep the closures of store paths in the cache, whatever larder gc removes",
+		ArgsUsage: "NAME PATH…",
+		Description: "Makes NAME stand for some store paths. What is not in the cache is copied to it first, if it is in the store. " +
+			"With --keep, what NAME stood for before is kept as well: so one can go back to an earlier deployment.",
+		Flags: append([]cli.Flag{
+			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), quietFlag(),
+			&cli.IntFlag{Name: "keep", Value: 1, Usage: "keep the last `N` things that NAME stood for, this one included"},
+		}, keyFlags()...),
+		Action: pin,
+	}
+}
+
+func unpinCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "unpin",
+		Usage:     "remove pins, so that larder gc may remove what they kept",
+		ArgsUsage: "NAME…",
+		Flags:     []cli.Flag{cacheFlag(), queueFlag()},
+		Action:    unpin,
+	}
+}
+
+func pinsCommand() *cli.Command {
+	return &cli.Command{
+		Name:   "pins",
+		Usage:  "list what is pinned",
+		Flags:  []cli.Flag{cacheFlag(), queueFlag(), jsonFlag()},
+		Action: pins,
+	}
+}
+
+func pin(c *cli.Context) error {
+	if err := flagsFirst(c); err != nil {
+		return err
+	}
+	if c.NArg() < 2 {
+		return usageError("a name and paths are needed", "larder pin production ./result")
+	}
+	name, args := c.Args().First(), c.Args().Tail()
+	if err := bincache.CheckPinName(name); err != nil {
+		return usageError(err.Error(), "larder pin production ./result")
+	}
+	keep := c.Int("keep")
+	if keep < 1 {
+		return usageError(fmt.Sprintf("--keep is %d, want at least 1", keep), "larder unpin removes a pin")
+	}
+	wanted, err := parsePaths(args)
+	if err != nil {
+		return err
+	}
+	settings, err := pushSettings(c)
+	if err != nil {
+		return err
+	}
+	cache, err := openToChange(c, settings)
+	if err != nil {
+		return err
+	}
+	defer cache.Close()
+	if err := pinPaths(c, settings, cache, name, keep, wanted); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(c.App.Writer, "%s keeps %s in %s\n", name, paths(len(wanted)), bincache.URL(cache.Path()))
+	return err
+}
+
+// pinPaths pins store paths, and copies those that are missing.
+func pinPaths(c *cli.Context, s queue.Settings, cache *bincache.Cache, name string, keep int, wanted []string) error {
+	if err := copyMissing(c, s, cache, wanted); err != nil {
+		return err
+	}
+	if err := cache.Pin(c.Context, name, time.Now(), keep, wanted...); err != nil {
+		return orHint(err, hintCache)
+	}
+	// Until now somebody may have removed them.
+	return copyMissing(c, s, cache, wanted)
+}
+
+// copyMissing copies closures of store paths that are not in the cache.
+func copyMissing(c *cli.Context, s queue.Settings, cache *bincache.Cache, wanted []string) error {
+	var missing []string
+	for i, f := range cache.Find(c.Context, wanted) {
+		switch {
+		case errors.Is(f.Err, fs.ErrNotExist), errors.Is(f.Err, bincache.ErrDamaged):
+			missing = append(missing, wanted[i])
+		case f.Err != nil:
+			return orHint(fmt.Errorf("look for %s in the cache: %w", wanted[i], f.Err), hintCache)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	t, err := openTarget(c, s, targetOptions{log: stderrLog(c), wanted: missing})
+	if err != nil {
+		return fmt.Errorf("%s not in the cache, and can't be copied: %w", strings.Join(missing, ", "), err)
+	}
+	defer t.close()
+	done := showProgress(c, t.progress)
+	_, err = t.writer.Copy(c.Context, missing...)
+	done()
+	return err
+}
+
+func unpin(c *cli.Context) error {
+	if err := flagsFirst(c); err != nil {
+		return err
+	}
+	if c.NArg() == 0 {
+		return usageError("no pin is named", "larder pins lists them")
+	}
+	settings, err := pushSettings(c)
+	if err != nil {
+		return err
+	}
+	cache, err := openToChange(c, settings)
+	if err != nil {
+		return err
+	}
+	defer cache.Close()
+	for _, name := range c.Args().Slice() {
+		err := cache.Unpin(c.Context, name)
+		if errors.Is(err, bincache.ErrNoPin) {
+			err = withHint(err, "larder pins lists them")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A printedPin is a pin as pins prints it.
+type printedPin struct {
+	Name    string          `json:"name"`
+	History []printedPinned `json:"history"` // newest first
+}
+
+type printedPinned struct {
+	Since time.Time `json:"since"`
+	Paths []string  `json:"paths"`
+}
+
+func pins(c *cli.Context) error {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	settings, err := pushSettings(c)
+	if err != nil {
+		return err
+	}
+	cache, err := openReadOnly(c, settings, "")
+	if err != nil {
+		return err
+	}
+	defer cache.Close()
+	all, err := cache.Pins()
+	if err != nil {
+		return err
+	}
+	printed := []printedPin{}
+	var text strings.Builder
+	for _, pin := range all {
+		p := printedPin{Name: pin.Name}
+		for _, h := range slices.Backward(pin.History) {
+			p.History = append(p.History, printedPinned{h.Since, h.Paths})
+			for _, path := range h.Paths {
+				fmt.Fprintf(&text, "%s  %s  %s\n", pin.Name, h.Since.Local().Format("2006-01-02 15:04"), path)
+			}
+		}
+		printed = append(printed, p)
+	}
+	return printResult(c, printed, text.String())
+}
