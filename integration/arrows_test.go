@@ -32,6 +32,8 @@ var arrows = map[string][]string{
 	"internal/gcroot":       {"internal/plainfile"},
 	"internal/rules":        {"internal/nixstore"},
 	"internal/bell":         nil,
+	"internal/cachegc":      {"internal/bincache"},
+	"internal/cachecheck":   {"internal/bincache", "internal/cachegc", "internal/compress"},
 	"internal/drvdiff":      nil,
 	"internal/nixstore":     {"internal/plainfile"},
 	"internal/bincache":     nil,
