@@ -14,7 +14,7 @@
 //	.larder/runs/             one record per run: which entries it used
 //	.larder/settings          what those who write to the cache agree on
 //	.larder/recompressed      which NARs need not be compressed once more
-//	.larder/retired           which NARs wait to be removed
+//	.larder/retired           until when files stay that nobody needs
 //	.larder/removals          a word that changes when entries are removed
 //	.larder/trash/            what is being removed
 //	.larder/pins/             what is kept whatever its use
@@ -58,13 +58,13 @@
 //
 // # What goes
 //
-// NARs that no entry names any more, since their entries were removed or name others, stay
-// for a while: those who read the cache, over HTTP above all, remember what an entry said.
-// Lists to which lines are added with the lock held say since when they wait, and what was
-// compressed once more, or in vain:
+// NARs that no entry names any more, since their entries were removed or name others, and
+// what else belonged to entries, stay for a while: those who read the cache, over HTTP above
+// all, remember what an entry said. Lists to which lines are added with the lock held say
+// until when, and what was compressed once more, or in vain:
 //
 //	larder-retired 1
-//	retired 2026-11-21T08:00:00Z nar/<filehash>.nar.zst
+//	until 2026-11-21T08:00:00Z nar/<filehash>.nar.zst
 //
 //	larder-recompressed 1
 //	tried zstd:19 nar/<filehash>.nar.zst

@@ -55,14 +55,14 @@ func (c *Cache) Lock(ctx context.Context) (unlock func() error, err error) { ret
 // A Removal is a directory of the trash: narinfos that were moved there together.
 type Removal struct {
 	Name   string
-	Began  time.Time // to the second, by the clock of who moved them
+	Until  time.Time // when it may be thrown away, to the second
 	Hashes []string  // the first parts of their store paths
 }
 
 // BeginRemoval makes a removal, without any narinfos yet. The cache's lock is held, by
 // all that follow as well.
-func (c *Cache) BeginRemoval(now time.Time) (*Removal, error) {
-	r := &Removal{Name: stamp(now) + "-" + rand.Text(), Began: now.Truncate(time.Second)}
+func (c *Cache) BeginRemoval(until time.Time) (*Removal, error) {
+	r := &Removal{Name: stamp(until) + "-" + rand.Text(), Until: until.Truncate(time.Second)}
 	if err := c.makeDir(path.Join(removedDir, r.Name)); err != nil {
 		return nil, fmt.Errorf("make trash: %w", err)
 	}
@@ -115,7 +115,7 @@ func (c *Cache) EndRemoval(r *Removal) error {
 	return nil
 }
 
-// Removed returns all removals in the trash, oldest first.
+// Removed returns all removals in the trash, those first that may go first.
 func (c *Cache) Removed() ([]*Removal, error) {
 	names, err := c.readDir(removedDir)
 	if err != nil {
@@ -125,7 +125,7 @@ func (c *Cache) Removed() ([]*Removal, error) {
 	var all []*Removal
 	for _, name := range names {
 		when, _, _ := strings.Cut(name, "-")
-		began, err := time.Parse(runStamp, when)
+		until, err := time.Parse(runStamp, when)
 		if err != nil {
 			continue // not ours
 		}
@@ -136,7 +136,7 @@ func (c *Cache) Removed() ([]*Removal, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list trash: %w", err)
 		}
-		r := &Removal{Name: name, Began: began}
+		r := &Removal{Name: name, Until: until}
 		for _, file := range files {
 			if hash, ok := strings.CutSuffix(file, narInfoEnding); ok {
 				r.Hashes = append(r.Hashes, hash)

@@ -11,29 +11,30 @@ import (
 	"time"
 )
 
-// retiredFile remembers NARs that entries do not name any more. They stay for a while, for
-// those who have read such an entry before. The list tells since when: times of files mean
-// nothing in a cache that is copied to and fro. The package comment has the format.
+// retiredFile remembers files that nobody needs any more: NARs that no entry names, and
+// what belonged to entries that are gone. They stay for a while, for those who have read
+// such an entry before. The list tells until when: times of files mean nothing in a cache
+// that is copied to and fro. The package comment has the format.
 var retiredFile = lineFile{name: ".larder/retired", header: "larder-retired ", version: 1, max: 256 << 20}
 
 const retiredDir = ".larder/trash/nars" // what is being removed
 
-// RetireNars remembers of NARs, by their URLs, that entries are about to name them no
-// more. Those that an entry names when they are to be removed, are not. The cache's lock is
-// held.
-func (c *Cache) RetireNars(now time.Time, urls ...string) error {
+// Retire remembers of NARs, listings, logs and realisations, by their names, that nobody is
+// about to need them any more, and until when they stay for those who do not know that.
+// Those that are needed when they are to be removed, are not. The cache's lock is held.
+func (c *Cache) Retire(until time.Time, names ...string) error {
 	var lines strings.Builder
-	for _, url := range urls {
-		lines.WriteString(retiredLine(now, url))
+	for _, name := range names {
+		lines.WriteString(retiredLine(until, name))
 	}
 	return c.appendLines(retiredFile, lines.String())
 }
 
-func retiredLine(since time.Time, url string) string {
-	return "retired " + since.UTC().Format(runTime) + " " + url + "\n"
+func retiredLine(until time.Time, name string) string {
+	return "until " + until.UTC().Format(runTime) + " " + name + "\n"
 }
 
-// Retired tells since when NARs wait to be removed, by their URLs.
+// Retired tells until when files stay that are to be removed.
 func (c *Cache) Retired() (map[string]time.Time, error) {
 	lines, err := c.lines(retiredFile)
 	if err != nil {
@@ -43,9 +44,9 @@ func (c *Cache) Retired() (map[string]time.Time, error) {
 	for _, line := range lines {
 		kind, rest, _ := strings.Cut(line, " ")
 		when, url, _ := strings.Cut(rest, " ")
-		since, err := time.Parse(runTime, when)
-		if kind == "retired" && err == nil && checkURL(url) == nil && isNarPlace(url) { // or it is of other releases
-			retired[url] = since
+		until, err := time.Parse(runTime, when)
+		if kind == "until" && err == nil && checkURL(url) == nil && isRetirable(url) { // or it is of other releases
+			retired[url] = until
 		}
 	}
 	return retired, nil
@@ -61,21 +62,21 @@ func (c *Cache) rewriteRetired(retired map[string]time.Time) error {
 
 // Swept is what SweepRetired has done.
 type Swept struct {
-	Removed      int   // NARs
+	Removed      int   // files
 	RemovedBytes int64 // of those
-	Waiting      int   // NARs that stay for now
+	Waiting      int   // files that stay for now
 	WaitingBytes int64
 }
 
-// SweepRetired removes NARs that were retired at some time or before. One that an entry
-// names, again or still, stays, and is forgotten. If there is nothing to remove, nothing
+// SweepRetired removes retired files whose time is over, or all but logs if nobody else
+// reads the cache. One that is needed, again or still, stays, and is forgotten. If there is nothing to remove, nothing
 // changes, and nobody is waited for.
-func (c *Cache) SweepRetired(ctx context.Context, before time.Time) (swept Swept, err error) {
+func (c *Cache) SweepRetired(ctx context.Context, now time.Time, alone bool) (swept Swept, err error) {
 	retired, err := c.Retired()
 	if err != nil {
 		return swept, err
 	}
-	if len(due(retired, before)) == 0 && len(c.moved()) == 0 {
+	if len(due(retired, now, alone)) == 0 && len(c.moved()) == 0 {
 		return c.waiting(retired), nil
 	}
 	unlock, err := c.lock(ctx)
@@ -83,19 +84,19 @@ func (c *Cache) SweepRetired(ctx context.Context, before time.Time) (swept Swept
 		return swept, err
 	}
 	defer unlock()
-	return c.SweepRetiredLocked(ctx, before)
+	return c.SweepRetiredLocked(ctx, now, alone)
 }
 
 // SweepRetiredLocked is SweepRetired for who holds the cache's lock.
-func (c *Cache) SweepRetiredLocked(ctx context.Context, before time.Time) (swept Swept, err error) {
+func (c *Cache) SweepRetiredLocked(ctx context.Context, now time.Time, alone bool) (swept Swept, err error) {
 	retired, err := c.Retired()
 	if err != nil {
 		return swept, err
 	}
-	urls := due(retired, before)
+	urls := due(retired, now, alone)
 	if len(urls) > 0 || len(c.moved()) > 0 {
-		if swept, err = c.removeNars(ctx, urls); err != nil {
-			return swept, fmt.Errorf("remove NARs that nobody needs: %w", err)
+		if swept, err = c.removeFiles(ctx, urls); err != nil {
+			return swept, fmt.Errorf("remove files that nobody needs: %w", err)
 		}
 		for _, url := range urls {
 			delete(retired, url)
@@ -109,10 +110,10 @@ func (c *Cache) SweepRetiredLocked(ctx context.Context, before time.Time) (swept
 	return swept, nil
 }
 
-// due returns the NARs that were retired at some time or before, sorted.
-func due(retired map[string]time.Time, before time.Time) (urls []string) {
-	for url, since := range retired {
-		if !since.After(before) {
+// due returns the files that SweepRetired removes, sorted.
+func due(retired map[string]time.Time, now time.Time, alone bool) (urls []string) {
+	for url, until := range retired {
+		if !until.After(now) || alone && path.Dir(url) != logsDir {
 			urls = append(urls, url)
 		}
 	}
@@ -120,7 +121,7 @@ func due(retired map[string]time.Time, before time.Time) (urls []string) {
 	return urls
 }
 
-// waiting counts the NARs that were retired and are there.
+// waiting counts the files that were retired and are there.
 func (c *Cache) waiting(retired map[string]time.Time) (s Swept) {
 	for url := range retired {
 		if info, err := c.root.Lstat(url); err == nil && info.Mode().IsRegular() {
@@ -138,44 +139,48 @@ func (c *Cache) moved() []string {
 	return slices.DeleteFunc(names, func(name string) bool { return name[0] == '.' })
 }
 
-// removeNars removes those NARs that no entry names. Somebody may be adding an entry with
-// one of them at this moment: so they are moved away first, and when that is told, those
+// removeFiles removes those files that nobody needs. Somebody may be adding an entry with
+// one of them at this moment: so NARs are moved away first, and when that is told, those
 // that are named by then go back. What comes later is the business of who adds it.
-func (c *Cache) removeNars(ctx context.Context, urls []string) (s Swept, err error) {
+func (c *Cache) removeFiles(ctx context.Context, names []string) (s Swept, err error) {
 	if err := c.makeDir(retiredDir); err != nil {
 		return s, err
 	}
-	named := &namedNars{cache: c}
-	if err := named.look(ctx); err != nil {
+	n := newNeeds(c)
+	if err := n.look(ctx); err != nil {
 		return s, err
 	}
 	if err := c.TellRemoval(true); err != nil {
 		return s, err
 	}
-	for _, nar := range urls {
-		info, err := c.root.Lstat(nar)
-		if err != nil || !info.Mode().IsRegular() || named.urls[path.Clean(nar)] {
-			continue // (ignored) gone, or not ours
+	for _, name := range names {
+		info, err := c.root.Lstat(name)
+		if err != nil || !info.Mode().IsRegular() || !isNarPlace(name) || n.urls[path.Clean(name)] {
+			continue // (ignored) gone, or not ours, or not to be moved
 		}
-		if err := c.root.Rename(nar, path.Join(retiredDir, url.PathEscape(nar))); err != nil {
+		if err := c.root.Rename(name, path.Join(retiredDir, url.PathEscape(name))); err != nil {
 			return s, err
 		}
 	}
 	if err := c.TellRemoval(true); err != nil {
 		return s, err
 	}
-	if err := named.look(ctx); err != nil {
+	if err := n.look(ctx); err != nil {
 		return s, err
 	}
 	for _, name := range c.moved() {
-		size, err := c.dealWith(name, named)
-		if err != nil {
+		if err := s.dealWith(c, name, n); err != nil {
 			return s, err
 		}
-		if size >= 0 {
-			s.Removed++
-			s.RemovedBytes += size
+	}
+	for _, name := range names {
+		if isNarPlace(name) || n.extra(name) {
+			continue
 		}
+		if err := s.remove(c, name); err != nil {
+			return s, err
+		}
+		_ = c.root.Remove(path.Dir(name)) // (ignored) a directory of its own, or not empty: each has .keep
 	}
 	if err := c.SyncDir("nar"); err != nil {
 		return s, err
@@ -183,66 +188,25 @@ func (c *Cache) removeNars(ctx context.Context, urls []string) (s Swept, err err
 	return s, c.TellRemoval(false)
 }
 
-// dealWith puts a NAR of the trash back if an entry names it, and removes it if not. It
-// returns the size of what it removed, or -1.
-func (c *Cache) dealWith(name string, named *namedNars) (size int64, err error) {
+// dealWith puts a NAR of the trash back if an entry names it, and removes it if not.
+func (s *Swept) dealWith(c *Cache, name string, n *needs) error {
 	nar, err := url.PathUnescape(name)
 	if err != nil || !isNarPlace(nar) {
-		return -1, nil // (ignored) not ours
+		return nil // (ignored) not ours
 	}
 	trash := path.Join(retiredDir, name)
-	if named.urls[path.Clean(nar)] {
-		return -1, c.putBack(trash, nar)
+	if n.urls[path.Clean(nar)] {
+		return c.putBack(trash, nar)
 	}
-	info, err := c.root.Lstat(trash)
-	if err == nil {
-		err = c.root.Remove(trash)
-	}
-	if err != nil {
-		return -1, err
-	}
-	return info.Size(), nil
+	return s.remove(c, trash)
 }
 
-// namedNars are the URLs of all entries that there were at the last look.
-type namedNars struct {
-	cache *Cache
-	files map[string]bool // narinfos that were read
-	urls  map[string]bool
-}
-
-// look reads what is new. It is an error if a narinfo can't be read. The cache's lock is
-// held, so that none changes.
-func (n *namedNars) look(ctx context.Context) error {
-	if n.files == nil {
-		n.files, n.urls = make(map[string]bool), make(map[string]bool)
+func (s *Swept) remove(c *Cache, name string) error {
+	info, err := c.root.Lstat(name)
+	if err == nil && info.Mode().IsRegular() {
+		err = c.root.Remove(name)
+		s.Removed++
+		s.RemovedBytes += info.Size()
 	}
-	names, err := n.cache.readDir(".")
-	if err != nil {
-		return err
-	}
-	names = slices.DeleteFunc(names, func(name string) bool { return !isNarInfo(name) || n.files[name] })
-	for url, err := range inParallel(ctx, names, n.cache.urlOf) {
-		if err != nil {
-			return err
-		}
-		n.urls[path.Clean(url)] = true
-	}
-	for _, name := range names {
-		n.files[name] = true
-	}
-	return ctx.Err()
-}
-
-// urlOf returns the URL that a narinfo names, or "" if it is none.
-func (c *Cache) urlOf(name string) (url string, size int, err error) {
-	text, err := c.readFile(name, maxNarInfo)
-	if err != nil {
-		return "", 0, err
-	}
-	n, err := ParseNarInfo(text)
-	if err != nil {
-		return "", 0, nil // of no use to anybody
-	}
-	return strings.Clone(n.URL), 0, nil
+	return ignoreNotExist(err)
 }

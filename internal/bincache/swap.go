@@ -19,10 +19,10 @@ type Swap struct {
 
 // SwapNars makes entries name other NARs, and returns for each of the batch how many it
 // did. Those that were changed meanwhile, or are gone, stay as they are. The old NARs stay
-// for those who have read an entry before: [Cache.SweepRetired] removes them later.
+// until then for those who have read an entry before: [Cache.SweepRetired] removes them.
 //
 // At no moment is an entry without its NAR.
-func (c *Cache) SwapNars(ctx context.Context, batch []Swap, now time.Time) (swapped []int, err error) {
+func (c *Cache) SwapNars(ctx context.Context, batch []Swap, until time.Time) (swapped []int, err error) {
 	unlock, err := c.lock(ctx)
 	if err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func (c *Cache) SwapNars(ctx context.Context, batch []Swap, now time.Time) (swap
 			all = append(all, &swapping{cache: c, swap: &batch[i], hash: hash, of: i})
 		}
 	}
-	if err := c.RetireNars(now, retired...); err != nil {
+	if err := c.Retire(until, retired...); err != nil {
 		return nil, fmt.Errorf("remember what is replaced: %w", err)
 	}
 	defer func() {

@@ -41,7 +41,7 @@ func swap(t testing.TB, c *Cache, want int, batch ...Swap) {
 
 func wantSwept(t testing.TB, c *Cache, before time.Time, removed, waiting int) {
 	t.Helper()
-	s, err := c.SweepRetired(t.Context(), before)
+	s, err := c.SweepRetired(t.Context(), before, false)
 	must(t, err)
 	if s.Removed != removed || s.Waiting != waiting {
 		t.Errorf("removed %d, and %d wait; want %d and %d", s.Removed, s.Waiting, removed, waiting)
@@ -174,7 +174,7 @@ func TestSweeperLeavesTheCacheForWhatItIs(t *testing.T) {
 	for _, url := range all {
 		text += retiredLine(noon, url)
 	}
-	must(t, os.WriteFile(filepath.Join(c.Path(), retiredFile.name), []byte(text+"retired now nar/x\nwhat else\n"), 0o644))
+	must(t, os.WriteFile(filepath.Join(c.Path(), retiredFile.name), []byte(text+"until now nar/x\nwhat else\n"), 0o644))
 	before := snapshot(t, c.Path())
 	wantSwept(t, c, noon.Add(time.Hour), 0, 0)
 	after := snapshot(t, c.Path())

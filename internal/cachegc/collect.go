@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"path"
+	"strings"
 	"time"
 
 	"github.com/nix-larder/larder/internal/bincache"
@@ -69,6 +71,9 @@ func Collect(ctx context.Context, c *bincache.Cache, o Options) (*Result, error)
 		return nil, fmt.Errorf("remove entries: %w", err)
 	}
 	r.Reinstated = g.reinstated
+	if err := g.retireLoose(); err != nil {
+		return nil, fmt.Errorf("retire what nobody needs: %w", err)
+	}
 	if err := g.fold(r.Plan); err != nil {
 		return nil, fmt.Errorf("fold records of runs: %w", err)
 	}
@@ -149,7 +154,7 @@ func (g *collection) heal() error {
 	if err != nil || !removing {
 		return err
 	}
-	if _, err := g.cache.SweepRetiredLocked(g.ctx, time.Time{}); err != nil {
+	if _, err := g.cache.SweepRetiredLocked(g.ctx, time.Time{}, false); err != nil {
 		return err
 	}
 	return g.finish(nil)
@@ -178,9 +183,13 @@ func (g *collection) withdraw(hashes, paths []string) error {
 	if err := g.step(); err != nil {
 		return err
 	}
-	// Before the entries go: should we be killed, the worst is that NARs are called
-	// retired that are named, which the sweeper sees.
-	if err := g.cache.RetireNars(g.Now, g.lastNamed(paths)...); err != nil {
+	// Before the entries go: should we be killed, the worst is that files are called
+	// retired that are needed, which the sweeper sees.
+	unneeded, err := g.unneeded(paths)
+	if err != nil {
+		return err
+	}
+	if err := g.cache.Retire(g.Now.Add(g.Grace), unneeded...); err != nil {
 		return err
 	}
 	if err := g.step(); err != nil {
@@ -189,7 +198,7 @@ func (g *collection) withdraw(hashes, paths []string) error {
 	if err := g.cache.RecordSummary(bincache.Run{Ended: g.Now, Gone: paths}); err != nil {
 		return err
 	}
-	removal, err := g.cache.BeginRemoval(g.Now)
+	removal, err := g.cache.BeginRemoval(g.Now.Add(g.Grace))
 	if err != nil {
 		return err
 	}
@@ -214,24 +223,67 @@ func (g *collection) withdraw(hashes, paths []string) error {
 	return g.finish(seen)
 }
 
-// lastNamed returns the NARs that nobody names any more when some entries are gone.
-func (g *collection) lastNamed(paths []string) (urls []string) {
+// unneeded returns the files that nobody needs any more when some entries are gone.
+func (g *collection) unneeded(paths []string) (names []string, err error) {
 	s := g.survey
-	left := make([]int32, len(s.nars))
-	for i, n := range s.nars {
-		left[i] = n.namers
+	left := make([]int32, len(s.files))
+	for i, f := range s.files {
+		left[i] = f.users
 	}
+	gone := make(map[string]bool, len(paths))
 	for _, p := range paths {
+		gone[path.Base(p)] = true
+		if listing := bincache.ListingName(p); g.cache.Has(listing) {
+			names = append(names, listing)
+		}
 		id, ok := s.graph.Find(p)
 		if !ok {
 			continue // it is damaged
 		}
-		nar := s.entries[id].nar
-		if left[nar]--; left[nar] == 0 {
-			urls = append(urls, s.nars[nar].url)
+		for _, f := range []int32{s.entries[id].nar, s.entries[id].log} {
+			if f < 0 {
+				continue
+			}
+			if left[f]--; left[f] == 0 {
+				names = append(names, s.files[f].name)
+			}
 		}
 	}
-	return urls
+	realisations, err := g.cache.RealisationsOf(gone)
+	return append(names, realisations...), err
+}
+
+// looseLogs is how long a log is kept that belongs to no entry: nobody would keep those of
+// builds that failed only to lose them at once.
+const looseLogs = 30 * 24 * time.Hour
+
+// retireLoose retires files that nobody needs, and that are not retired yet: what writers
+// have left who were killed, or what is left of entries that somebody else has removed.
+func (g *collection) retireLoose() error {
+	retired, err := g.cache.Retired()
+	if err != nil {
+		return err
+	}
+	var now, later []string
+	for _, name := range g.survey.loose {
+		switch _, known := retired[name]; {
+		case known:
+		case strings.HasPrefix(name, "log/"):
+			later = append(later, name)
+		default:
+			now = append(now, name)
+		}
+	}
+	if len(now)+len(later) == 0 {
+		return nil
+	}
+	if err := g.step(); err != nil {
+		return err
+	}
+	if err := g.cache.Retire(g.Now.Add(g.Grace), now...); err != nil {
+		return err
+	}
+	return g.cache.Retire(g.Now.Add(looseLogs), later...)
 }
 
 // finish makes the cache whole after entries were moved to the trash.
@@ -314,7 +366,6 @@ func (g *collection) reinstate(seen map[string]bool) error {
 
 // sweep removes what was taken out of the cache, and for which the grace is over.
 func (g *collection) sweep() (bincache.Swept, error) {
-	before := g.Now.Add(-g.Grace)
 	if err := g.step(); err != nil {
 		return bincache.Swept{}, err
 	}
@@ -323,7 +374,7 @@ func (g *collection) sweep() (bincache.Swept, error) {
 		return bincache.Swept{}, err
 	}
 	for _, r := range removals {
-		if r.Began.After(before) {
+		if r.Until.After(g.Now) && g.Grace > 0 {
 			continue
 		}
 		if err := g.step(); err != nil {
@@ -336,7 +387,7 @@ func (g *collection) sweep() (bincache.Swept, error) {
 	if err := g.step(); err != nil {
 		return bincache.Swept{}, err
 	}
-	return g.cache.SweepRetiredLocked(g.ctx, before)
+	return g.cache.SweepRetiredLocked(g.ctx, g.Now, g.Grace == 0)
 }
 
 // hashes returns the first parts of the store paths of all entries.

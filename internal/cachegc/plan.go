@@ -77,8 +77,8 @@ func (s *Survey) Plan(p Policy) *Plan {
 	slices.SortStableFunc(order, func(a, b int32) int { return last[a].Compare(last[b]) })
 
 	e := &evicting{survey: s, plan: plan, gone: make([]bool, s.graph.Len()), left: s.bytes}
-	for _, n := range s.nars {
-		e.namers = append(e.namers, n.namers)
+	for _, f := range s.files {
+		e.users = append(e.users, f.users)
 	}
 	oldest := plan.Newest.Add(-p.MaxAge)
 	for _, id := range order {
@@ -102,15 +102,20 @@ type evicting struct {
 	survey *Survey
 	plan   *Plan
 	gone   []bool
-	namers []int32 // of each NAR, that stay
+	users  []int32 // of each file, that stay
 	left   int64   // bytes
 }
 
 func (e *evicting) evict(id int32, why Reason) {
 	entry := e.survey.entries[id]
 	freed := entry.bytes
-	if e.namers[entry.nar]--; e.namers[entry.nar] == 0 {
-		freed += e.survey.nars[entry.nar].bytes
+	for _, f := range []int32{entry.nar, entry.log} {
+		if f < 0 {
+			continue
+		}
+		if e.users[f]--; e.users[f] == 0 {
+			freed += e.survey.files[f].bytes
+		}
 	}
 	e.gone[id] = true
 	e.left -= freed

@@ -17,10 +17,12 @@ import (
 type Survey struct {
 	storeDir string
 	graph    *bincache.Graph
-	entries  []entry // by number
-	count    int     // of entries that can be used
-	nars     []nar
-	narIDs   map[string]int32 // by URL
+	entries  []entry          // by number
+	count    int              // of entries that can be used
+	files    []file           // that entries may share: NARs and logs
+	fileIDs  map[string]int32 // by name
+	extras   map[string]int64 // sizes of listings and logs
+	loose    []string         // files that nobody needs
 	bytes    int64            // in files that a policy counts
 
 	use    *bincache.Use
@@ -35,15 +37,16 @@ type Survey struct {
 
 // An entry is what a survey knows of a narinfo.
 type entry struct {
-	nar   int32 // number of its NAR
-	bytes int64 // of its files beside the NAR
+	nar   int32 // number of its file
+	log   int32 // number of the file of its build's log, or -1
+	bytes int64 // of its files that it shares with nobody
 }
 
-// A nar is what a survey knows of a NAR.
-type nar struct {
-	url    string
-	bytes  int64
-	namers int32 // entries that name it
+// A file is what a survey knows of a file that entries may share.
+type file struct {
+	name  string
+	bytes int64
+	users int32 // entries
 }
 
 // A run is what a survey knows of a record.
@@ -55,8 +58,8 @@ type run struct {
 // Look surveys a cache. It is an error if a record of a run or a pin can't be read: nobody
 // knows then what is needed.
 func Look(ctx context.Context, c *bincache.Cache) (*Survey, error) {
-	s := newSurvey(c)
-	if err := s.lookAtEntries(ctx, c); err != nil {
+	s, err := lookAtEntries(ctx, c)
+	if err != nil {
 		return nil, err
 	}
 	if err := s.lookAtRuns(c); err != nil {
@@ -72,47 +75,77 @@ func Look(ctx context.Context, c *bincache.Cache) (*Survey, error) {
 	return s, nil
 }
 
-func newSurvey(c *bincache.Cache) *Survey {
-	return &Survey{storeDir: c.StoreDir(), graph: bincache.NewGraph(), narIDs: make(map[string]int32), use: bincache.NewUse()}
-}
-
-func (s *Survey) lookAtEntries(ctx context.Context, c *bincache.Cache) error {
+// lookAtEntries surveys entries only, and not who uses them.
+func lookAtEntries(ctx context.Context, c *bincache.Cache) (*Survey, error) {
+	s := &Survey{storeDir: c.StoreDir(), graph: bincache.NewGraph(), fileIDs: make(map[string]int32), use: bincache.NewUse()}
+	// Before the entries: what comes meanwhile is needed by one of them.
+	nars, extras, err := c.Files()
+	if err != nil {
+		return nil, err
+	}
+	s.extras = extras
 	for n, err := range c.Entries(ctx) {
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 		if err != nil {
 			if !errors.Is(err, bincache.ErrDamaged) {
-				return err
+				return nil, err
 			}
 			s.Damaged = append(s.Damaged, err)
 			continue
 		}
 		s.add(n)
 	}
-	return nil
+	for _, name := range nars {
+		if _, ok := s.fileIDs[name]; !ok {
+			s.loose = append(s.loose, name)
+		}
+	}
+	for name, size := range s.extras { // those of entries have been taken out
+		if _, ok := s.fileIDs[name]; !ok {
+			s.loose = append(s.loose, name)
+			s.bytes += size
+		}
+	}
+	slices.Sort(s.loose)
+	return s, nil
 }
 
 func (s *Survey) add(n *bincache.NarInfo) {
 	id := s.graph.Add(path.Base(n.StorePath), n.References)
 	s.entries = append(s.entries, make([]entry, s.graph.Len()-len(s.entries))...)
-	url := path.Clean(n.URL)
-	narID, ok := s.narIDs[url]
-	if !ok {
-		narID = int32(len(s.nars))
-		url = strings.Clone(url) // not all that was read with it
-		size := n.FileSize
-		if size == 0 {
-			size = n.NarSize // its narinfo does not say; it is hardly larger
+	size := n.FileSize
+	if size == 0 {
+		size = n.NarSize // its narinfo does not say; it is hardly larger
+	}
+	e := entry{nar: s.shared(path.Clean(n.URL), size), log: -1, bytes: int64(len(n.Format()))}
+	if listing := bincache.ListingName(n.StorePath); s.extras[listing] > 0 {
+		e.bytes += s.extras[listing]
+		delete(s.extras, listing)
+	}
+	if log := bincache.LogName(n.Deriver); n.Deriver != "" {
+		if size, ok := s.extras[log]; ok {
+			e.log = s.shared(log, size)
 		}
-		s.nars = append(s.nars, nar{url: url, bytes: size})
-		s.narIDs[url] = narID
+	}
+	s.entries[id] = e
+	s.bytes += e.bytes
+	s.count++
+}
+
+// shared notes that one more entry uses a file.
+func (s *Survey) shared(name string, size int64) int32 {
+	id, ok := s.fileIDs[name]
+	if !ok {
+		id = int32(len(s.files))
+		name = strings.Clone(name) // not all that was read with it
+		s.files = append(s.files, file{name: name, bytes: size})
+		s.fileIDs[name] = id
 		s.bytes += size
 	}
-	s.nars[narID].namers++
-	s.entries[id] = entry{nar: narID, bytes: int64(len(n.Format()))}
-	s.bytes += s.entries[id].bytes
-	s.count++
+	s.files[id].users++
+	return id
 }
 
 func (s *Survey) lookAtRuns(c *bincache.Cache) error {

@@ -18,8 +18,8 @@ func Withdraw(ctx context.Context, c *bincache.Cache, hashes []string) (withdraw
 		return nil, err
 	}
 	defer unlock()
-	s := newSurvey(c)
-	if err := s.lookAtEntries(ctx, c); err != nil {
+	s, err := lookAtEntries(ctx, c)
+	if err != nil {
 		return nil, err
 	}
 	gone := make(map[string]bool, len(hashes))

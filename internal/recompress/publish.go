@@ -110,7 +110,7 @@ func (r *Recompressor) swap(ctx context.Context, batch []packed, swaps []bincach
 	if err := r.Cache.SyncDir("nar"); err != nil {
 		return err
 	}
-	swapped, err := r.Cache.SwapNars(ctx, swaps, time.Now())
+	swapped, err := r.Cache.SwapNars(ctx, swaps, time.Now().Add(r.Grace))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i, entries := range swapped {

@@ -181,7 +181,7 @@ func (r *Recompressor) run(ctx context.Context) error {
 
 // sweep removes what was replaced long ago.
 func (r *Recompressor) sweep(ctx context.Context) error {
-	swept, err := r.Cache.SweepRetired(ctx, time.Now().Add(-r.Grace))
+	swept, err := r.Cache.SweepRetired(ctx, time.Now(), r.Grace == 0)
 	r.result.Removed += swept.Removed
 	r.result.RemovedBytes += swept.RemovedBytes
 	r.result.Waiting, r.result.WaitingBytes = swept.Waiting, swept.WaitingBytes
