@@ -14,6 +14,8 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/cachegc"
 	"github.com/nix-larder/larder/internal/worker"
 	"github.com/nix-larder/larder/queue"
 	"github.com/nix-larder/larder/watcher"
@@ -31,7 +33,8 @@ func daemonCommand() *cli.Command {
 			&cli.DurationFlag{Name: "poll", Value: 10 * time.Second, Usage: "look at the queue and the store every `TIME`, also without being woken"},
 			&cli.BoolFlag{Name: "json", Usage: "log in JSON"},
 			failedLogsFlag(),
-		}, contentFlags(), keyFlags(), modeFlags()),
+			&cli.DurationFlag{Name: "gc-interval", Value: 24 * time.Hour, DefaultText: "24h", EnvVars: []string{"LARDER_GC_INTERVAL"}, Usage: "remove what the limits below do not keep every `TIME`, if there are any"},
+		}, gcFlags("1h"), contentFlags(), keyFlags(), modeFlags()),
 		Action: daemon,
 	}
 }
@@ -41,6 +44,9 @@ func daemon(c *cli.Context) error {
 		return err
 	}
 	if _, err := modeOf(c, queue.Settings{}); err != nil {
+		return err
+	}
+	if _, _, err := gcOptions(c); err != nil {
 		return err
 	}
 	q, settings, err := openQueue(c, c.String("cache") != "")
@@ -75,6 +81,7 @@ type daemonRun struct {
 	begin    time.Time
 	ready    bool
 	watched  watcher.Config // what the last watcher was told, if there was one
+	collect  time.Time      // when the cache is to be collected next
 }
 
 // run works until ctx ends. Should the cache's directory be taken away, it waits
@@ -149,6 +156,7 @@ func (d *daemonRun) runWith(ctx context.Context, t *target) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return worker.Run(ctx, cfg) })
 	g.Go(func() error { return watch(ctx) })
+	g.Go(func() error { return d.collectAll(ctx, t.cache) })
 	g.Go(func() error {
 		newFailedLogs(d.cli, d.settings, t, d.begin, d.log).keepUntil(ctx)
 		return nil
@@ -159,6 +167,38 @@ func (d *daemonRun) runWith(ctx context.Context, t *target) error {
 	}
 	return nil
 }
+
+// collectAll collects every now and then, if there are limits: first when what comes at
+// the start is over.
+func (d *daemonRun) collectAll(ctx context.Context, cache *bincache.Cache) error {
+	o, limited, err := gcOptions(d.cli)
+	interval := d.cli.Duration("gc-interval")
+	if err != nil || !limited || interval <= 0 {
+		return err
+	}
+	if d.collect.IsZero() {
+		d.collect = time.Now().Add(min(interval, firstCollection))
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Until(d.collect)):
+		}
+		d.collect = time.Now().Add(interval)
+		r, err := cachegc.Collect(ctx, cache, o)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			d.log.Error("nothing was removed from the cache", "err", err)
+		case len(r.Evict)+r.Removed > 0 || r.Short > 0:
+			d.log.Info("collected", "evicted", len(r.Evict), "bytes", r.Freed, "removed_bytes", r.RemovedBytes, "short", r.Short)
+		}
+	}
+}
+
+const firstCollection = time.Minute
 
 // alive returns what is done in every round of the worker. What somebody waits for is
 // not done in the background. Should the run be based on what is no longer so, it ends

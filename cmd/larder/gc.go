@@ -32,10 +32,27 @@ func gcCommand() *cli.Command {
 // policyFlags are the limits of a cache.
 func policyFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "max-size", Usage: "remove entries until the cache has at most `SIZE`, such as 20G"},
-		&cli.StringFlag{Name: "max-age", Usage: "remove what was used last more than `TIME` before the newest run, such as 30d"},
-		&cli.IntFlag{Name: "keep-last", Usage: "keep all that the last `N` runs have used, whatever the limits are"},
+		&cli.StringFlag{Name: "max-size", EnvVars: []string{"LARDER_MAX_SIZE"}, Usage: "remove entries until the cache has at most `SIZE`, such as 20G"},
+		&cli.StringFlag{Name: "max-age", EnvVars: []string{"LARDER_MAX_AGE"}, Usage: "remove what was used last more than `TIME` before the newest run, such as 30d"},
+		&cli.IntFlag{Name: "keep-last", EnvVars: []string{"LARDER_KEEP_LAST"}, Usage: "keep all that the last `N` runs have used, whatever the limits are"},
 	}
+}
+
+// gcFlags are those of a command that collects when it is done with something else.
+func gcFlags(grace string) []cli.Flag {
+	return append(policyFlags(), &cli.StringFlag{
+		Name: "gc-grace", Value: grace, EnvVars: []string{"LARDER_GC_GRACE"},
+		Usage: "keep the files of what these limits remove for `TIME`, for others who use the same directory; 0s where nobody does",
+	})
+}
+
+// gcOptions returns what to collect by, and whether there is a limit at all.
+func gcOptions(c *cli.Context) (o cachegc.Options, limited bool, err error) {
+	if o.Policy, err = policyOf(c); err != nil {
+		return o, false, err
+	}
+	o.Grace, err = parseAge(c, "gc-grace")
+	return o, o.Policy.MaxSize > 0 || o.Policy.MaxAge > 0, err
 }
 
 // policyOf returns the limits of the command line.

@@ -12,6 +12,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
+	"github.com/nix-larder/larder/internal/cachegc"
 	"github.com/nix-larder/larder/internal/runner"
 	"github.com/nix-larder/larder/queue"
 )
@@ -38,6 +39,9 @@ func (s *session) conclude(code *int, drained time.Duration, workErr error) erro
 		r.Notes = append(r.Notes, workErr.Error())
 		warn(s.cli, "not all came into the cache: %v", workErr)
 	}
+	if s.cli.Context.Err() == nil { // or somebody wants the end
+		s.collect(r)
+	}
 	publishReport(s.cli, r)
 	if code != nil && *code != 0 {
 		return codeError(*code)
@@ -54,6 +58,27 @@ func (s *session) conclude(code *int, drained time.Duration, workErr error) erro
 		return codeError(exitError)
 	}
 	return nil
+}
+
+// collect removes what the limits of the command line do not keep. What goes wrong is no
+// reason for the command to fail.
+func (s *session) collect(r *runner.Report) {
+	o, limited, err := gcOptions(s.cli)
+	if err != nil || !limited {
+		return // (ignored) it was right when the command began
+	}
+	cache, err := openCache(s.settings.Cache, nil, "")
+	if err == nil {
+		defer cache.Close()
+		var done *cachegc.Result
+		if done, err = cachegc.Collect(s.cli.Context, cache, o); err == nil {
+			r.Evicted, r.EvictedBytes, r.TooMuch = len(done.Evict), done.Freed, done.Short
+		}
+	}
+	if err != nil {
+		r.Notes = append(r.Notes, fmt.Sprintf("nothing was removed from the cache: %v", err))
+		warn(s.cli, "nothing was removed from the cache: %v", err)
+	}
 }
 
 // reportOf makes the report from the journal and from what is left in the queue.
@@ -163,6 +188,9 @@ func reportLines(r *runner.Report) []string {
 	if d := time.Duration(r.Drained); d >= time.Second {
 		say("the end was put off by %s", duration(d))
 	}
+	if r.Evicted > 0 {
+		say("%s removed from the cache (%s), unused for the longest time", paths(r.Evicted), ibytes(r.EvictedBytes))
+	}
 	if verdict := reportVerdict(r); verdict != "" {
 		say("%s", verdict)
 	}
@@ -194,6 +222,9 @@ func reportWarnings(r *runner.Report) []string {
 		}
 		lines = append(lines, fmt.Sprintf("%s is not in the cache: %s", f.Path, f.Error))
 	}
+	if r.TooMuch > 0 {
+		lines = append(lines, fmt.Sprintf("the cache is %s larger than --max-size: that much is pinned, or kept for recent runs", ibytes(r.TooMuch)))
+	}
 	if r.LeftOver > 0 {
 		lines = append(lines, fmt.Sprintf("%s left over, and not in the cache: the end came first (--deadline puts it off)", paths(r.LeftOver)))
 	}
@@ -221,6 +252,9 @@ func reportMarkdown(r *runner.Report) string {
 	}
 	row("of other contents than in the cache", len(r.Conflicts), 0)
 	row("logs of failed builds", r.FailedLogs, 0)
+	if r.Evicted > 0 {
+		row("removed", r.Evicted, r.EvictedBytes)
+	}
 	row("failed", len(r.Failed), 0)
 	row("no time left for", r.LeftOver, 0)
 	b.WriteString("\n")

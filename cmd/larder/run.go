@@ -44,13 +44,16 @@ func drainFlags() []cli.Flag {
 	return slices.Concat([]cli.Flag{
 		&cli.DurationFlag{Name: "deadline", Value: 10 * time.Minute, DefaultText: "10m", EnvVars: []string{"LARDER_DEADLINE"}, Usage: "put the end off until everything is in the cache, for at most `TIME`, such as 90s or 1h"},
 		&cli.BoolFlag{Name: "strict", EnvVars: []string{"LARDER_STRICT"}, Usage: "fail if the cache can't be used (1), there was no time for something (3), or something could not be copied (4)"},
-	}, reportFlags(), []cli.Flag{quietFlag()})
+	}, reportFlags(), gcFlags("0s"), []cli.Flag{quietFlag()})
 }
 
 func runAround(c *cli.Context) error {
 	argv := c.Args().Slice()
 	if len(argv) == 0 {
 		return usageError("no command is named", "larder run --cache DIR -- nix build")
+	}
+	if _, _, err := gcOptions(c); err != nil {
+		return err // now, and not when the command has run
 	}
 	child := runner.NewChild(argv)
 	defer child.Close()

@@ -41,6 +41,9 @@ func stop(c *cli.Context) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
+	if _, _, err := gcOptions(c); err != nil {
+		return err
+	}
 	dir, err := findSession(c)
 	if err != nil {
 		return err

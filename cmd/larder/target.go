@@ -253,6 +253,7 @@ const forgetEvery = time.Minute
 func (t *target) forget() {
 	if time.Since(t.forgot) > forgetEvery {
 		t.writer.Forget()
+		_ = cachegc.Heal(context.Background(), t.cache) // (ignored) what is wrong with the cache, the next job says
 		t.forgot = time.Now()
 	}
 }

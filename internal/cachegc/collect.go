@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"path"
 	"strings"
 	"time"
@@ -24,9 +23,6 @@ type Options struct {
 
 	// Now is the time. The zero value means the clock's.
 	Now time.Time
-
-	// Log gets what a person should know. It must not be nil.
-	Log *slog.Logger
 
 	// step, if it is not nil, is called before each change to the cache. Its error ends
 	// the collection at once, as a crash does.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
-	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -296,7 +295,7 @@ var errCrash = errors.New("crash")
 
 // collect collects, with a writer at work in some cases, and a crash in others.
 func (m *model) collect() {
-	o := Options{Now: m.now, Log: slog.New(slog.DiscardHandler)}
+	o := Options{Now: m.now}
 	switch m.random.IntN(3) {
 	case 0:
 		o.Policy.MaxAge = time.Duration(1+m.random.IntN(100)) * time.Hour

@@ -2,7 +2,6 @@ package cachegc
 
 import (
 	"context"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -43,6 +42,6 @@ func Withdraw(ctx context.Context, c *bincache.Cache, hashes []string) (withdraw
 		}
 	}
 	slices.Reverse(all)
-	g := &collection{Options: Options{Now: time.Now(), Log: slog.New(slog.DiscardHandler), step: func() error { return nil }}, ctx: ctx, cache: c, survey: s}
+	g := &collection{Options: Options{Now: time.Now(), step: func() error { return nil }}, ctx: ctx, cache: c, survey: s}
 	return withdrawn, g.withdraw(all, withdrawn)
 }

@@ -55,6 +55,13 @@ type Report struct {
 	Saved     Seconds `json:"saved_seconds"`
 	TimedHits int     `json:"timed_hits"`
 
+	// Evicted counts entries that were removed in the end, and their bytes, since the
+	// cache was too large or they were too old; TooMuch are bytes that it is still too
+	// large, since they are kept for other reasons.
+	Evicted      int   `json:"evicted"`
+	EvictedBytes int64 `json:"evicted_bytes"`
+	TooMuch      int64 `json:"too_much_bytes"`
+
 	// Drained is how long the end of the run was put off for the cache, Restored and
 	// Stored are what the provider took, if it was said.
 	Drained  Seconds `json:"drain_seconds"`
