@@ -143,7 +143,7 @@ func (m *model) path(i int) string { return fmt.Sprintf("%s/%032d-item", storeDi
 // narInfo returns an entry's narinfo, and its NAR: some entries have the same.
 func (m *model) narInfo(i int) (*bincache.NarInfo, string) {
 	text := strings.Repeat(fmt.Sprint(i/2), 1000*(1+i/2))
-	hash := bincache.Hash(sha256.Sum256([]byte(text)))
+	hash := sum(text)
 	n := &bincache.NarInfo{
 		StorePath: m.path(i), URL: bincache.NarName(hash, "none"), Compression: "none",
 		FileHash: hash, FileSize: int64(len(text)), NarHash: hash, NarSize: int64(len(text)),
@@ -445,6 +445,8 @@ func (m *model) checkWhole(when string) {
 		}
 	}
 }
+
+func sum(text string) bincache.Hash { return sha256.Sum256([]byte(text)) }
 
 func must(t testing.TB, err error) {
 	t.Helper()
