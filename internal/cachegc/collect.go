@@ -212,6 +212,7 @@ func (g *collection) withdraw(hashes, paths []string) error {
 		if err := g.cache.Withdraw(removal, hash); err != nil {
 			return err
 		}
+		delete(seen, hash) // somebody may add it again
 	}
 	if err := g.step(); err != nil {
 		return err
