@@ -52,6 +52,23 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 		"import --cache DIR closure.nar",
 		"import --cache s3://bucket",
 		"import --cache DIR --compression fast",
+		"gc --cache DIR path",
+		"gc --cache DIR --max-size much",
+		"gc --cache DIR --max-size 0",
+		"gc --cache DIR --max-age 1y",
+		"gc --cache DIR --keep-last -1",
+		"gc --cache DIR --grace -1h",
+		"run --cache DIR --max-size much -- true",
+		"stop --max-age long",
+		"daemon --keep-last -1",
+		"pin --cache DIR name",
+		"pin --cache DIR ../name /nix/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-lib",
+		"pin --cache DIR --keep 0 name /nix/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-lib",
+		"unpin --cache DIR",
+		"verify --cache DIR path",
+		"verify --cache DIR --sample 5%",
+		"verify --cache DIR --contents --sample 5",
+		"verify --cache DIR --contents --sample 0%",
 		"recompress --cache DIR --compression none",
 		"recompress --cache DIR --compression gzip",
 		"recompress --cache DIR --older-than soon",
@@ -75,7 +92,7 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 	}
 }
 
-var commands = []string{"run", "start", "stop", "init", "daemon", "drain", "sync", "explain", "push", "list", "merge", "sign", "export", "import", "recompress", "doctor", "status", "retry", "uninstall"}
+var commands = []string{"run", "start", "stop", "init", "daemon", "drain", "sync", "explain", "push", "list", "merge", "sign", "export", "import", "recompress", "gc", "pin", "unpin", "pins", "verify", "doctor", "status", "retry", "uninstall"}
 
 func TestEveryCommandHasHelp(t *testing.T) {
 	for _, command := range commands {
