@@ -215,6 +215,9 @@ func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
 		return w.dumpLack(ctx, d, e)
 	}
 	info := e.info
+	if err := w.checkRoom(e); err != nil {
+		return nil, err
+	}
 	file, err := w.cache.CreateTemp()
 	if err != nil {
 		return nil, cacheError(err)
@@ -226,6 +229,8 @@ func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
 	}
 	in := &hashedNar{hash: sha256.New(), to: d.compress, read: &e.read, giveWay: func() { w.giveWay(ctx, d) }}
 	out := bincache.NewHashedTemp(file, w.compression.Name)
+	out.Room = w.space
+	defer func() { w.noteNeed(e, out.Needs) }()
 	d.compress.Reset(out)
 	size, err := d.nar.Dump(ctx, in, info.Path)
 	if err == nil {

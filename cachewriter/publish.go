@@ -151,6 +151,9 @@ func (w *Writer) publishNarInfo(e *entry) (published bool, was *bincache.NarInfo
 // cacheError adds [ErrUnavailable] to an error of the cache that no path is to
 // blame for.
 func cacheError(err error) error {
+	if errors.Is(err, bincache.ErrNoRoom) {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
 	for _, errno := range []syscall.Errno{
 		syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EACCES, syscall.EPERM, syscall.EIO,
 		syscall.ENOENT, syscall.ENOTDIR, syscall.ESTALE, syscall.ETIMEDOUT, syscall.ENOTCONN, syscall.EMFILE, syscall.ENFILE,

@@ -41,6 +41,10 @@
 // by a rename under the cache's lock; its own NAR stays for those who have read where
 // it is.
 //
+// What there is to write goes into a [bincache.Room], so that the file system keeps a reserve.
+// How small a NAR gets is known when it is compressed: one that turns out to be too large is
+// given up, and not tried again before there is more room than it had.
+//
 // Memory is bounded by the window, two buffers of a frame for each dumper, and as many
 // more as maxSpare; only Copy's list of a closure grows with it, by less than 200
 // bytes for each path.
@@ -101,6 +105,9 @@ type Options struct {
 	// they are kept: the first build of a path is as good as the second.
 	Replace bool
 
+	// Room is what may be written to the cache's file system. Nil means all that there is.
+	Room *bincache.Room
+
 	// Workers is how many paths are dumped at a time. Zero means one per core.
 	Workers int
 
@@ -150,6 +157,7 @@ type Writer struct {
 	published   func(*bincache.NarInfo)
 	kept        func(have, n *bincache.NarInfo)
 	caseHack    *bool
+	space       *bincache.Room
 	log         *slog.Logger
 
 	ctx        context.Context // ends with Close
@@ -168,6 +176,7 @@ type Writer struct {
 	exchange   *compress.Exchange
 	complete   map[int64]struct{}
 	said       map[string]bool  // of what the cache has that is not what the store has
+	needs      map[int64]int64  // bytes for which there was no room, by row of Nix's database
 	open       map[int64]*entry // in the window, by row of Nix's database
 	word       string           // of removals, when nothing of complete had been found yet
 	todo       []*entry         // to be dumped
@@ -196,6 +205,9 @@ func New(o Options) *Writer {
 	if o.Kept == nil {
 		o.Kept = func(have, n *bincache.NarInfo) {}
 	}
+	if o.Room == nil {
+		o.Room = o.Cache.Room(0)
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -215,10 +227,12 @@ func New(o Options) *Writer {
 		published:   o.Published,
 		kept:        o.Kept,
 		caseHack:    o.CaseHack,
+		space:       o.Room,
 		log:         o.Log,
 		room:        make(chan struct{}, room),
 		complete:    make(map[int64]struct{}),
 		said:        make(map[string]bool),
+		needs:       make(map[int64]int64),
 		open:        make(map[int64]*entry),
 	}
 	w.workers = o.Workers

@@ -42,6 +42,9 @@ type Target struct {
 	// nor in the cache: whoever reads the cache has that from somewhere else.
 	AllowMissing bool
 
+	// Room is what may be written to the cache's file system. Nil means all that there is.
+	Room *bincache.Room
+
 	// Log gets what a person should know. Nil means nobody wants to.
 	Log *slog.Logger
 }
@@ -190,6 +193,7 @@ func (m *Importer) readPath(ctx context.Context) error {
 		return err
 	}
 	a := &arrival{nar: bincache.NewHashedTemp(file, m.Method.Name)}
+	a.nar.Room = m.Room
 	packer := <-m.packers
 	packer.Reset(a.nar)
 	isNew, err := m.readArrival(ctx, a, packer)
