@@ -20,6 +20,8 @@ var (
 	cursorSQL string
 	//go:embed sql/forget_seen.sql
 	forgetSeenSQL string
+	//go:embed sql/go_back.sql
+	goBackSQL string
 	//go:embed sql/begin.sql
 	beginSQL string
 )
@@ -131,6 +133,16 @@ func lift(ctx context.Context, tx *sql.Tx, from *Cursor) error {
 // ForgetStart makes all that Nix has registered the queue's business.
 func (q *Queue) ForgetStart(ctx context.Context) error {
 	if _, err := q.db.ExecContext(ctx, "update cursor set start = 0"); err != nil {
+		return fmt.Errorf("set cursor: %w", explain(err))
+	}
+	return nil
+}
+
+// GoBack is ForgetStart where not all has been looked at, but only what is up to a
+// registration: the cursor goes back to that, if it is further, and whoever looks next goes
+// on from there.
+func (q *Queue) GoBack(ctx context.Context, last int64) error {
+	if _, err := q.db.ExecContext(ctx, goBackSQL, sql.Named("last", last)); err != nil {
 		return fmt.Errorf("set cursor: %w", explain(err))
 	}
 	return nil

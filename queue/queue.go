@@ -25,6 +25,12 @@
 // failure the newest jobs may be gone; their roots, or Nix's own database, tell
 // of them again. When Done returns nil the job is not handed out again.
 //
+// # Bounds
+//
+// A queue may be bounded: [Queue.Room] tells those who can come back later for how many
+// more jobs there is room, and nothing is lost, since what is not queued yet is still in
+// Nix's database, or has its root. A hook can't come back: its jobs are always taken.
+//
 // # Files
 //
 //	queue.db          the SQLite database, in WAL mode; its tables: sql/README.md

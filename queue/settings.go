@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 )
 
 // Settings belong to a queue, so that every command that works for it agrees.
@@ -30,6 +31,41 @@ type Settings struct {
 	// Listings, Logs and FailedLogs say whether entries are listed, whether the logs of
 	// builds are kept, and whether those of builds that failed: "true" or "false".
 	Listings, Logs, FailedLogs string
+
+	// MinFree is how many bytes the cache's file system is to keep free, and MaxQueue how
+	// many jobs the queue may hold: see [Settings.Bounds]. They are decimal numbers.
+	MinFree, MaxQueue string
+}
+
+// Bounds are what a queue's settings bound. Zero means that there is no bound.
+type Bounds struct {
+	// MinFree is how many bytes of the cache's file system stay free. Below that the worker
+	// pauses until there is more.
+	MinFree int64
+
+	// MaxQueue is for how many jobs that are still to be done the queue has room: see
+	// [Queue.Room].
+	MaxQueue int64
+}
+
+// Bounds returns the bounds.
+func (s Settings) Bounds() (b Bounds, err error) {
+	if b.MinFree, err = bound("min_free", s.MinFree); err != nil {
+		return b, err
+	}
+	b.MaxQueue, err = bound("max_queue", s.MaxQueue)
+	return b, err
+}
+
+func bound(name, value string) (int64, error) {
+	if value == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("setting %s is %q, want a number", name, value)
+	}
+	return n, nil
 }
 
 // fields names the settings as they are stored.
@@ -43,6 +79,8 @@ func (s *Settings) fields() map[string]*string {
 		"listings":          &s.Listings,
 		"logs":              &s.Logs,
 		"failed_logs":       &s.FailedLogs,
+		"min_free":          &s.MinFree,
+		"max_queue":         &s.MaxQueue,
 	}
 }
 

@@ -15,6 +15,10 @@
 //
 // A root is made before its job, and jobs and cursor are put down together: whoever
 // is killed in between leaves roots at most, and the next look finds the same batch.
+// If the queue is bounded, and full, the cursor stays where it is: what is behind it is
+// looked at when there is room, if it is still in the store by then. Until then nothing but
+// other roots keeps it from the garbage collector.
+//
 // Several processes may look at the same time: of those that come to the end of the
 // same batch the first wins, and the others go on behind it. Roots that they made in
 // vain are turned into jobs, and go with those.
@@ -86,6 +90,10 @@ type Result struct {
 	Wanted     int   // of those: the rules want them
 	Queued     int   // of those: the cache has not
 	NarBytes   int64 // of those queued
+
+	// Full says that the queue had no room for more: what is registered behind that is
+	// looked at when there is. See [queue.Queue.Room].
+	Full bool
 }
 
 func (r *Result) add(o Result) {
@@ -93,6 +101,7 @@ func (r *Result) add(o Result) {
 	r.Wanted += o.Wanted
 	r.Queued += o.Queued
 	r.NarBytes += o.NarBytes
+	r.Full = o.Full
 }
 
 // How long to wait after the bell: what is registered in a hurry is looked at
@@ -113,10 +122,10 @@ func Run(ctx context.Context, c Config) error {
 	defer closeBell()
 	tick := time.NewTicker(c.Poll)
 	defer tick.Stop()
-	said := ""
+	said, wasFull := "", false
 	for {
 		// Trouble is no reason to stop: the next look begins where this one ended.
-		_, err := Look(ctx, c)
+		r, err := Look(ctx, c)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -124,7 +133,16 @@ func Run(ctx context.Context, c Config) error {
 			c.Log.Warn("registrations could not be looked at, will retry", "err", err)
 		}
 		said = fmt.Sprint(err)
+		var again <-chan time.Time
+		if r.Full {
+			again = time.After(fullPause)
+			if !wasFull {
+				c.Log.Warn("the queue is full, registrations wait until it has room")
+			}
+		}
+		wasFull = r.Full
 		select {
+		case <-again:
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
@@ -209,7 +227,11 @@ func beginning(ctx context.Context, store *nixstore.Store) (*queue.Cursor, error
 // transactions take the time; much more, and hooks wait for them.
 const batch = 1000
 
-// Look turns all that was registered since the last look into jobs.
+// fullPause is how often to look whether a full queue has room.
+const fullPause = time.Second
+
+// Look turns all that was registered since the last look into jobs, as far as the queue has
+// room for them.
 func Look(ctx context.Context, c Config) (Result, error) {
 	var total Result
 	for {
@@ -229,32 +251,32 @@ func (c *Config) lookFrom(ctx context.Context) (Result, error) {
 		return total, err
 	}
 	for {
-		r, err := c.advance(ctx, cursor)
+		r, more, err := c.advance(ctx, cursor)
 		total.add(r)
 		// What has come since the end of the registrations was read rings for itself.
-		if err != nil || r.Registered < batch {
+		if err != nil || !more {
 			return total, err
 		}
 	}
 }
 
-// advance looks at the next batch.
-func (c *Config) advance(ctx context.Context, cursor *queue.Cursor) (Result, error) {
-	regs, err := c.Store.Registrations(ctx, cursor.Last, batch)
-	if err != nil || len(regs) == 0 {
-		return Result{}, err
+// advance looks at the next batch, and tells whether there may be more behind it.
+func (c *Config) advance(ctx context.Context, cursor *queue.Cursor) (_ Result, more bool, err error) {
+	regs, most, err := c.next(ctx, cursor.Last)
+	if err != nil || len(regs) == 0 || most == 0 {
+		return Result{Full: len(regs) > 0}, false, err
 	}
 	choices := c.choose(ctx, regs)
 	wanted, r := queued(choices)
 	if err := c.protect(ctx, wanted); err != nil {
-		return r, err
+		return r, false, err
 	}
 	seen := make([]queue.Seen, len(regs))
 	for i, reg := range regs {
 		seen[i] = queue.Seen(reg.Row)
 	}
 	if err := c.Queue.Advance(ctx, cursor.Last, seen, wanted, c.again(wanted)); err != nil {
-		return r, err
+		return r, false, err
 	}
 	if c.Observe != nil {
 		for _, choice := range choices {
@@ -265,7 +287,20 @@ func (c *Config) advance(ctx context.Context, cursor *queue.Cursor) (Result, err
 	if r.Queued > 0 {
 		c.Log.Info("queued registrations", "registered", r.Registered, "queued", r.Queued, "last", cursor.Last)
 	}
-	return r, nil
+	return r, len(regs) == most, nil
+}
+
+// next returns the registrations behind one, and how many there could have been: no more
+// than the queue has room for. If it has none, and that is 0, there is one all the same if
+// anything is left to look at.
+func (c *Config) next(ctx context.Context, last int64) (regs []nixstore.Registration, most int, err error) {
+	room, err := c.Queue.Room(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	most = int(min(batch, room))
+	regs, err = c.Store.Registrations(ctx, last, max(most, 1))
+	return regs, most, err
 }
 
 // protect makes roots. Paths that can't have one are queued all the same: most of

@@ -26,9 +26,9 @@ func daemonCommand() *cli.Command {
 		Name:  "daemon",
 		Usage: "copy what comes into the store to the cache, and go on doing so",
 		Description: "Stops at SIGTERM or ^C: what it has in hand is finished within --stop-timeout, the rest stays queued. " +
-			"A second signal ends the waiting.",
+			"A second signal ends the waiting. While the cache's disk is full, or has less free than --min-free, it pauses, and goes on by itself when there is room.",
 		Flags: slices.Concat([]cli.Flag{
-			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(),
+			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), minFreeFlag(),
 			&cli.DurationFlag{Name: "stop-timeout", Value: 30 * time.Second, EnvVars: []string{"LARDER_STOP_TIMEOUT"}, Usage: "finish what is in hand for at most `TIME`"},
 			&cli.DurationFlag{Name: "poll", Value: 10 * time.Second, Usage: "look at the queue and the store every `TIME`, also without being woken"},
 			&cli.BoolFlag{Name: "json", Usage: "log in JSON"},

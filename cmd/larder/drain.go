@@ -25,7 +25,7 @@ func drainCommand() *cli.Command {
 		Description: "Looks what has come into the store since the last look, and does the work itself when no daemon is alive. Exits with 3 if the timeout passed with jobs left over, which stay queued, " +
 			"and with 4 if some jobs failed for good.",
 		Flags: append([]cli.Flag{
-			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
+			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), minFreeFlag(), jsonFlag(), quietFlag(),
 			&cli.DurationFlag{Name: "timeout", EnvVars: []string{"LARDER_TIMEOUT"}, DefaultText: "as long as it takes", Usage: "wait for at most `TIME`, such as 90s or 1h"},
 		}, slices.Concat(contentFlags(), keyFlags(), reportFlags())...),
 		Action: drain,
@@ -49,16 +49,23 @@ func drain(c *cli.Context) error {
 	}
 	began := time.Now()
 	tally := &safeTally{Tally: runner.NewTally()}
-	if settings.Mode != hookOnly {
-		if err := look(ctx, c, q, settings, tally.Add); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-			return err
-		}
-	}
-	before, err := q.Counts(c.Context)
-	if err != nil {
+	if err := setBounds(c, &settings); err != nil {
 		return err
 	}
-	err = drainQueue(ctx, c, q, settings, tally.Add)
+	var queued int64
+	full := true
+	for full && err == nil { // with a queue that is bounded not all may come into it at once
+		full, err = look(ctx, c, q, settings, tally.Add)
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		before, err2 := q.Counts(c.Context)
+		if err2 != nil {
+			return err2
+		}
+		queued += before.Left()
+		err = drainQueue(ctx, c, q, settings, tally.Add)
+	}
 	if err == nil {
 		err = realise(ctx, c, settings)
 	}
@@ -78,7 +85,29 @@ func drain(c *cli.Context) error {
 	} else {
 		publishReport(c, r)
 	}
-	return printDrained(c, before, after, r)
+	left := leftOver{jobs: after.Left(), more: full}
+	if space, err := spaceOf(settings); err == nil {
+		left.why = space.Paused
+	} // (ignored) it is only a hint
+	return printDrained(c, max(0, queued-after.Left()), left, after.Dead, r)
+}
+
+// leftOver is what a drain leaves in the queue.
+type leftOver struct {
+	jobs int64
+	more bool   // the queue was full, and not all that is registered was looked at
+	why  string // if it is known
+}
+
+func (l leftOver) err() error {
+	text := fmt.Sprintf("the timeout passed with %d jobs left over", l.jobs)
+	if l.more {
+		text += ", and more for which the queue has no room"
+	}
+	if l.why != "" {
+		return withHint(fmt.Errorf("%s: %s", text, l.why), "they are still queued: make room on the cache's disk, and larder drain goes on")
+	}
+	return withHint(errors.New(text), "they are still queued: larder drain goes on")
 }
 
 // A safeTally is a tally for several goroutines.
@@ -93,20 +122,24 @@ func (t *safeTally) Add(e runner.Event) {
 	t.Tally.Add(e)
 }
 
-// look queues what has come into the store since the last look.
-func look(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings, tell func(runner.Event)) error {
+// look queues what has come into the store since the last look, and tells whether the
+// queue is full, so that there is more.
+func look(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings, tell func(runner.Event)) (full bool, err error) {
+	if s.Mode == hookOnly {
+		return false, nil
+	}
 	v, err := openJobView(c, s)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer v.close()
 	cfg, err := watcherConfig(q, v, s, stderrLog(c))
 	if err != nil {
-		return err
+		return false, err
 	}
 	cfg.Observe = observer(tell)
-	_, err = watcher.Look(ctx, cfg)
-	return err
+	r, err := watcher.Look(ctx, cfg)
+	return r.Full, err
 }
 
 // drainQueue returns when the queue is empty, whoever emptied it.
@@ -183,21 +216,21 @@ func drainHere(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Sett
 	return worker.Drain(ctx, cfg)
 }
 
-func printDrained(c *cli.Context, before, after queue.Counts, r *runner.Report) error {
+func printDrained(c *cli.Context, done int64, left leftOver, dead int64, r *runner.Report) error {
 	result := struct {
 		Waiting int64          `json:"waiting"`
 		Dead    int64          `json:"dead"`
 		Report  *runner.Report `json:"report"`
-	}{after.Left(), after.Dead, r}
-	text := fmt.Sprintf("drained %d jobs, %d left, %d dead letters\n", max(0, before.Left()-after.Left()), after.Left(), after.Dead)
+	}{left.jobs, dead, r}
+	text := fmt.Sprintf("drained %d jobs, %d left, %d dead letters\n", done, left.jobs, dead)
 	if err := printResult(c, result, text); err != nil {
 		return err
 	}
 	switch {
-	case after.Dead > 0:
-		return &exitCoder{exitDead, withHint(fmt.Errorf("%d jobs are dead letters", after.Dead), "larder status says why; larder retry tries them again")}
-	case after.Left() > 0:
-		return &exitCoder{exitLeftOver, withHint(fmt.Errorf("the timeout passed with %d jobs left over", after.Left()), "they are still queued: larder drain goes on")}
+	case dead > 0:
+		return &exitCoder{exitDead, withHint(fmt.Errorf("%d jobs are dead letters", dead), "larder status says why; larder retry tries them again")}
+	case left.jobs > 0, left.more:
+		return &exitCoder{exitLeftOver, left.err()}
 	}
 	return nil
 }

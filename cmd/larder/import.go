@@ -30,7 +30,7 @@ func importCommand() *cli.Command {
 			"where the path itself proves it (sources, derivations, fixed outputs by SHA-256), the entry says so, and needs no signature.\n\n" +
 			"After an error (1) the paths before it are in the cache, and nothing else. A tar archive of larder export --tar is for larder merge.",
 		Flags: append([]cli.Flag{
-			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(),
+			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), minFreeFlag(),
 			allowMissingFlag("take paths that refer to what neither the input nor the cache has: all who use the cache have that from elsewhere"),
 			jsonFlag(), quietFlag(),
 		}, keyFlags()...),
@@ -65,6 +65,9 @@ func importPaths(c *cli.Context) error {
 	if err := checkWorkers(c); err != nil {
 		return err
 	}
+	if _, err := givenBounds(c, settings); err != nil {
+		return err
+	}
 	in := nar.NewReader(untilDone(c.Context, c.App.Reader))
 	if err := checkStream(in); err != nil {
 		return err // before a cache is made for nothing
@@ -81,8 +84,12 @@ func importPaths(c *cli.Context) error {
 	if err := cache.SweepTemp(sweepAge); err != nil {
 		return orHint(err, hintCache)
 	}
+	room, err := roomIn(c, settings, cache)
+	if err != nil {
+		return err
+	}
 	m := closurefile.NewImporter(closurefile.Target{
-		Cache: cache, Method: method, Workers: c.Int("workers"), Keys: keys, AllowMissing: c.Bool(missingFlag), Log: stderrLog(c),
+		Cache: cache, Room: room, Method: method, Workers: c.Int("workers"), Keys: keys, AllowMissing: c.Bool(missingFlag), Log: stderrLog(c),
 	}, in)
 	done := showProgress(c, exportProgress(m.Progress))
 	r, err := m.Run(c.Context)
@@ -158,6 +165,8 @@ func checkStream(in *nar.Reader) error {
 func importError(err error, r closurefile.Imported) error {
 	hint := "what is imported stays; run the command again to go on"
 	switch {
+	case bincache.IsFull(err):
+		hint = "make room (larder gc --max-size SIZE); what is imported stays; run the command again to go on"
 	case errors.Is(err, closurefile.ErrMissing):
 		hint = "export all of the closure: nix-store --export $(nix-store -qR PATH); or see --" + missingFlag
 	case errors.Is(err, closurefile.ErrStream):

@@ -35,7 +35,7 @@ func initCommand() *cli.Command {
 			&cli.StringFlag{Name: "group", Usage: "`GROUP` of the cache's files"},
 			&cli.StringFlag{Name: "hook", Usage: "the larder-hook `PROGRAM`", DefaultText: "the one beside larder, or larder itself"},
 			&cli.StringFlag{Name: "next", Usage: "the `HOOK` that is called after larder's, '' for none", DefaultText: "the post-build-hook that Nix has now"},
-			failedLogsFlag(),
+			failedLogsFlag(), minFreeFlag(), maxQueueFlag(),
 		}, contentFlags(), keyFlags(), generateFlags(), ruleFlags(), modeFlags()),
 		Action: initialize,
 	}
@@ -188,6 +188,9 @@ func initSettings(c *cli.Context, dirs nixstore.Dirs) (queue.Settings, error) {
 	}
 	s.Compression = settingOf(compression)
 	setContents(c, &s)
+	if err := setBounds(c, &s); err != nil {
+		return s, err
+	}
 	r, err := rulesOf(c, s, dirs.Store)
 	if err != nil {
 		return s, err

@@ -23,7 +23,7 @@ func pushCommand() *cli.Command {
 		Description: "Copies what is missing, as nix copy --to file://… does, without a daemon. A PATH is a store path, a file in one, " +
 			"or a link to one, such as ./result. With --cache it needs no queue.",
 		Flags: append([]cli.Flag{
-			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
+			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), minFreeFlag(), jsonFlag(), quietFlag(),
 			stdinFlag(), withDrvsFlag(),
 			&cli.BoolFlag{Name: "build-closure", Usage: "copy also what it took to build the paths, as far as it is in the store: derivations, and their outputs"},
 			&cli.BoolFlag{Name: "replace", Usage: "put what the store has in place of entries with other contents (builds that are not reproducible)"},

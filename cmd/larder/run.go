@@ -32,7 +32,7 @@ func runCommand() *cli.Command {
 
 // sessionFlags are those of run and start.
 func sessionFlags() []cli.Flag {
-	return slices.Concat([]cli.Flag{cacheFlag(), compressionFlag(), workersFlag()}, contentFlags(), keyFlags(), ruleFlags(), []cli.Flag{
+	return slices.Concat([]cli.Flag{cacheFlag(), compressionFlag(), workersFlag(), minFreeFlag()}, contentFlags(), keyFlags(), ruleFlags(), []cli.Flag{
 		failedLogsFlag(), trustedKeyFlag(),
 		&cli.BoolFlag{Name: "read-only", EnvVars: []string{"LARDER_READ_ONLY"}, Usage: "use what the cache has, and write nothing"},
 		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "also log what is done meanwhile"},

@@ -109,6 +109,9 @@ func (s *session) wish(dirs nixstore.Dirs, cacheDir string) (runner.Wish, error)
 	}
 	s.settings.Compression = settingOf(compression)
 	setContents(s.cli, &s.settings)
+	if err := setBounds(s.cli, &s.settings); err != nil {
+		return w, err
+	}
 	r, err := rulesOf(s.cli, s.settings, dirs.Store)
 	if err != nil {
 		return w, err

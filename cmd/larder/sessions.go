@@ -209,7 +209,7 @@ func ignore(err, harmless error) error {
 // since somebody looked.
 func (s *session) adopt(from *queue.Queue, settings queue.Settings) error {
 	ctx := s.cli.Context
-	if err := look(ctx, s.cli, from, settings, s.journal.Add); err != nil {
+	if _, err := look(ctx, s.cli, from, settings, s.journal.Add); err != nil { // sessions have queues without a bound
 		s.log.Warn("what an earlier run has not looked at is not kept", "err", err)
 	}
 	byDrv := make(map[string][]string)

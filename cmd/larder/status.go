@@ -40,6 +40,7 @@ type statusReport struct {
 	Roots       int         `json:"roots"`     // paths kept from the garbage collector
 	WeakRoots   bool        `json:"weak_roots"`
 	Jobs        []statusJob `json:"jobs"`
+	space
 }
 
 // A statusJob is a job as status prints it.
@@ -59,6 +60,9 @@ func status(c *cli.Context) error {
 	defer q.Close()
 	r := statusReport{Queue: q.File(), Cache: settings.Cache, Mode: cmp.Or(settings.Mode, "both"), Jobs: []statusJob{}}
 	if r.Rules, err = rules.Parse(settings.Rules); err != nil {
+		return err
+	}
+	if r.space, err = spaceOf(settings); err != nil {
 		return err
 	}
 	if r.WorkerAlive, err = q.WorkerAlive(); err != nil {
@@ -156,7 +160,8 @@ func (r *statusReport) text() string {
 		worker = "alive"
 	}
 	fmt.Fprintf(&b, "queue    %s\ncache    %s\nworker   %s\n", r.Queue, r.Cache, worker)
-	fmt.Fprintf(&b, "waiting  %d\nclaimed  %d\ndead     %d\n", r.Waiting, r.Claimed, r.Dead)
+	b.WriteString(r.space.text())
+	fmt.Fprintf(&b, "waiting  %d%s\nclaimed  %d\ndead     %d\n", r.Waiting, r.space.bound(), r.Claimed, r.Dead)
 	if r.Unseen != nil {
 		fmt.Fprintf(&b, "unseen   %d registrations in the store that nobody has looked at yet\n", *r.Unseen)
 	}

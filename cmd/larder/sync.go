@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/dustin/go-humanize"
@@ -31,6 +32,7 @@ type syncReport struct {
 	Queued     int      `json:"queued"`     // of those: the cache has not, or not as it should
 	NarBytes   int64    `json:"nar_bytes"`  // of those queued
 	Paths      []string `json:"paths,omitempty"`
+	Full       bool     `json:"full,omitempty"` // the queue had no room for more
 }
 
 func syncStore(c *cli.Context) error {
@@ -70,7 +72,15 @@ func syncStore(c *cli.Context) error {
 		return err
 	}
 	report.Registered, report.Wanted, report.Queued, report.NarBytes = r.Registered, r.Wanted, r.Queued, r.NarBytes
-	return report.print(c)
+	report.Full = r.Full
+	if err := report.print(c); err != nil || !r.Full {
+		return err
+	}
+	if settings.Mode == hookOnly { // nobody looks at registrations
+		return &exitCoder{exitLeftOver, withHint(errors.New("the queue is full, and not all of the store was looked at"), "larder drain empties it; then larder sync goes on; larder init --max-queue sets another bound")}
+	}
+	fmt.Fprintln(c.App.ErrWriter, "larder: the queue is full; the rest of the store is looked at as it gets room, by larder daemon or larder drain")
+	return nil
 }
 
 func (r *syncReport) print(c *cli.Context) error {

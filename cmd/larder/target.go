@@ -22,7 +22,6 @@ import (
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/rules"
 	"github.com/nix-larder/larder/internal/runner"
-	"github.com/nix-larder/larder/internal/worker"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -298,6 +297,9 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 	if err := checkWorkers(c); err != nil {
 		return nil, err
 	}
+	if _, err := givenBounds(c, s); err != nil {
+		return nil, err
+	}
 	v, err := newView(s, func(store *nixstore.Store) (*bincache.Cache, error) {
 		if err := store.Check(c.Context, o.wanted); err != nil {
 			return nil, err
@@ -317,6 +319,11 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 		v.close()
 		return nil, err
 	}
+	room, err := roomIn(c, s, v.cache)
+	if err != nil {
+		v.close()
+		return nil, err
+	}
 	caseHack, _ := useCaseHack(os.Getenv) // (ignored) what can't be read, Nix does without as well
 	t := &target{view: v, tell: o.tell, log: o.log, forgot: time.Now()}
 	t.writer = cachewriter.New(cachewriter.Options{
@@ -325,6 +332,7 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 		Compression: compression,
 		Keys:        keys,
 		Extras:      extrasOf(c, s),
+		Room:        room,
 		Workers:     c.Int("workers"),
 		Background:  o.background,
 		Elsewhere:   v.elsewhere,
@@ -368,38 +376,4 @@ func observer(tell func(runner.Event)) func(reg nixstore.Registration, unwanted 
 func (t *target) progress() progress {
 	p := t.writer.Progress()
 	return progress{done: p.Done, total: p.Paths, read: p.Read, bytes: p.NarBytes, current: p.Current}
-}
-
-// copyJob is a worker's Copy.
-func (t *target) copyJob(ctx context.Context, job *queue.Job) ([]slog.Attr, error) {
-	r, err := t.copyWanted(ctx, job)
-	switch {
-	case err == nil:
-		done := runner.Event{Kind: runner.Done, Path: job.Path}
-		if job.Drv != "" {
-			done.Class = rules.Built // the hook's word
-		}
-		t.tell(done)
-	case errors.Is(err, cachewriter.ErrLeftOut):
-		reason := strings.TrimPrefix(err.Error(), cachewriter.ErrLeftOut.Error()+": ")
-		t.tell(runner.Event{Kind: runner.LeftOut, Path: job.Path, Reason: reason})
-	case errors.Is(err, cachewriter.ErrNotInStore):
-		t.tell(runner.Event{Kind: runner.Gone, Path: job.Path})
-	}
-	switch {
-	case err == nil:
-		return []slog.Attr{
-			slog.Int("paths", r.Paths), slog.Int("copied", r.Copied), slog.Int("signed", r.Signed),
-			slog.Int64("nar_bytes", r.NarBytes), slog.Int64("file_bytes", r.FileBytes),
-		}, nil
-	case errors.Is(err, cachewriter.ErrLeftOut):
-		return nil, fmt.Errorf("%w: %w", worker.ErrLeftOut, err)
-	case errors.Is(err, cachewriter.ErrUnavailable), errors.Is(err, nixstore.ErrUnavailable):
-		return nil, fmt.Errorf("%w: %w", worker.ErrUnavailable, err)
-	case errors.Is(err, cachewriter.ErrNotInStore):
-		return nil, fmt.Errorf("%w: %w", worker.ErrGone, err)
-	case errors.Is(err, cachewriter.ErrStoreCorrupt):
-		return nil, fmt.Errorf("%w: %w", worker.ErrHopeless, err)
-	}
-	return nil, err
 }

@@ -30,6 +30,7 @@ func workerConfig(q *queue.Queue, lock *queue.Lock, t *target, log *slog.Logger)
 		Roots:    roots,
 		StoreDir: t.store.Dirs().Store,
 		Copy:     t.copyJob,
+		Room:     t.writer.CheckRoom,
 		Drvs:     t.rules.WithDrvs,
 		Log:      log,
 	}, nil

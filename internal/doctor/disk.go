@@ -35,7 +35,7 @@ func checkDisks(_ context.Context, s *Setup) []Finding {
 
 func (s *Setup) cacheDisk() []Finding {
 	dir := existing(s.Cache)
-	findings := s.space("cache", dir)
+	findings := s.space("cache", dir, s.minFree())
 	switch d, err := statDisk(dir); {
 	case err != nil:
 		return one(Finding{Severity: Problem, What: err.Error()})
@@ -103,7 +103,7 @@ func (s *Setup) writes() bool {
 
 func (s *Setup) queueDisk() []Finding {
 	dir := filepath.Dir(s.Queue.File)
-	findings := s.space("queue", dir)
+	findings := s.space("queue", dir, 0)
 	if d, err := statDisk(dir); err == nil && d.memory {
 		findings = append(findings, Finding{
 			Severity: Warning,
@@ -126,8 +126,20 @@ type disk struct {
 	noexec         bool
 }
 
-// space looks for the space that is left.
-func (s *Setup) space(what, dir string) []Finding {
+// minFree returns how much of the cache's disk is to stay free.
+func (s *Setup) minFree() uint64 {
+	if s.Queue == nil {
+		return 0
+	}
+	b, err := s.Queue.Settings.Bounds()
+	if err != nil {
+		return 0 // (ignored) checkQueue says so
+	}
+	return uint64(b.MinFree)
+}
+
+// space looks for the space that is left, of which some is to stay free.
+func (s *Setup) space(what, dir string, minFree uint64) []Finding {
 	d, err := statDisk(dir)
 	if err != nil || d.readOnly {
 		return nil
@@ -144,6 +156,11 @@ func (s *Setup) space(what, dir string) []Finding {
 	case d.free < noSpace, d.countsInodes && d.inodes < noInodes:
 		f.Severity = Problem
 		f.What = fmt.Sprintf("the disk of the %s is full: %s", what, d.left())
+	case d.free < minFree:
+		f.Severity = Problem
+		f.What = fmt.Sprintf("workers pause: the disk of the %s has %s, of which %s are to stay free (--min-free)", what, d.left(), humanize.IBytes(minFree))
+		f.Why = "nothing is copied until there is room; then it goes on by itself, and builds go on meanwhile"
+		f.Advice = "larder gc --max-size SIZE makes room in the cache; or use a larger disk, or larder init --min-free SIZE"
 	case d.free < littleSpace, d.countsInodes && d.inodes < fewInodes:
 		f.What = fmt.Sprintf("the disk of the %s is nearly full: %s", what, d.left())
 	default:

@@ -15,7 +15,7 @@ func statDisk(dir string) (disk, error) {
 	d := disk{
 		readOnly:     st.Flags&unix.ST_RDONLY != 0,
 		noexec:       st.Flags&unix.ST_NOEXEC != 0,
-		free:         st.Bavail * uint64(st.Bsize),
+		free:         st.Bavail * uint64(blockSize(&st)),
 		inodes:       st.Ffree,
 		countsInodes: st.Files > 0, // btrfs does not
 	}
@@ -40,4 +40,12 @@ func statDisk(dir string) (disk, error) {
 		d.name = "overlay"
 	}
 	return d, nil
+}
+
+// blockSize returns in what a file system counts. FUSE has blocks, and fragments of those.
+func blockSize(st *unix.Statfs_t) int64 {
+	if st.Frsize > 0 {
+		return int64(st.Frsize)
+	}
+	return int64(st.Bsize)
 }

@@ -75,6 +75,22 @@ func TestFullDiskIsFound(t *testing.T) {
 	s.not(t, checkDisks, "is full")
 }
 
+func TestWorkerThatPausesForRoomIsFound(t *testing.T) {
+	s := newSite(t)
+	dir := s.onDisk(t, "8m")
+	s.not(t, checkDisks, "workers pause")
+	s.Queue.Settings.MinFree = "4194304"
+	s.not(t, checkDisks, "workers pause")
+	filler := filepath.Join(dir, "filler")
+	must(t, os.WriteFile(filler, make([]byte, 5<<20), 0o644))
+	f := s.of(t, checkDisks, "workers pause: the disk of the cache has 3.0 MiB left, of which 4.0 MiB are to stay free")
+	if f.Severity != Problem || !strings.Contains(f.Advice, "larder gc") {
+		t.Errorf("found %s", show([]Finding{f}))
+	}
+	must(t, os.Remove(filler))
+	s.not(t, checkDisks, "workers pause")
+}
+
 func TestDiskWithoutInodesIsFound(t *testing.T) {
 	s := newSite(t)
 	dir := s.onDisk(t, "2g,nr_inodes=100")

@@ -38,6 +38,15 @@ func checkQueue(_ context.Context, s *Setup) []Finding {
 		return one(s.unusable(id))
 	}
 	var findings []Finding
+	if _, err := q.Settings.Bounds(); err != nil {
+		findings = append(findings, Finding{
+			Severity: Problem,
+			What:     err.Error(),
+			Why:      "nobody can tell what is bounded, so that nothing is copied",
+			Run:      []string{s.init("--min-free", "0", "--max-queue", "0")},
+			Advice:   "or with other bounds",
+		})
+	}
 	if s.Cache != "" && q.Settings.Cache != "" && bincache.URL(s.Cache) != q.Settings.Cache {
 		findings = append(findings, Finding{
 			Severity: Problem,

@@ -77,6 +77,9 @@ func (w *worker) settled(ctx context.Context, o outcome) error {
 	case errors.Is(o.err, ErrLeftOut):
 		log.Info("left out job", "reason", o.err)
 		return w.Queue.Drop(ctx, o.job, unroot)
+	case errors.Is(o.err, ErrNoRoom):
+		w.pauseForRoom(o.err)
+		return w.Queue.Release(ctx, o.job, w.paused, o.err)
 	case errors.Is(o.err, ErrUnavailable):
 		w.pauseFor(o.err)
 		return w.Queue.Release(ctx, o.job, w.paused, o.err)

@@ -11,9 +11,14 @@
 //	ErrGone          is dropped, with its root: nobody can want it any more
 //	ErrLeftOut       is dropped, with its root: the rules do not want it
 //	ErrUnavailable   waits, and the worker pauses: the job has no fault in it
+//	ErrNoRoom        the same, which is said once, however long it lasts
 //	ErrHopeless      is a dead letter
 //	another error    waits, each time for longer, and after its last attempt is
 //	                 a dead letter
+//
+// While the cache's file system has too little free space, as [Config].Room has it, nothing
+// is claimed: no job is tried in vain, and none loses an attempt. The worker says so once, and
+// goes on when there is room.
 //
 // A job never stands in the way of another one. The root of a dead letter stays,
 // so that the path is still there when a person has decided.
@@ -43,6 +48,8 @@ var (
 	// ErrUnavailable says that nothing can be copied now, for a reason that is not
 	// the path's: the cache is full or gone, or Nix's database can't be read.
 	ErrUnavailable = errors.New("nothing can be copied now")
+	// ErrNoRoom says that the cache's file system has too little free space.
+	ErrNoRoom = errors.New("the cache has no room")
 	// ErrHopeless says that trying again will not help.
 	ErrHopeless = errors.New("trying again will not help")
 )
@@ -68,6 +75,11 @@ type Config struct {
 	// result is durable: the job is deleted right after. It returns what to say of it
 	// in the log.
 	Copy func(ctx context.Context, job *queue.Job) ([]slog.Attr, error)
+
+	// Room returns why nothing more may be written to the cache now, or nil. As long as it
+	// does, nothing is claimed. It is asked in every round. Nil means that there always is
+	// room.
+	Room func() error
 
 	// Drvs says that it matters to Copy which derivation built a path: a job that was
 	// added again meanwhile by another one has another turn.
@@ -112,8 +124,11 @@ type Config struct {
 const (
 	beatEvery  = time.Minute     // how often the queue hears that the worker is alive
 	adoptEvery = 1 * time.Minute // how often roots are looked through
+	adoptAgain = 5 * time.Second // after there were some
 	firstPause = time.Second
 	maxPause   = time.Minute
+	roomPause  = 10 * time.Second // the longest for want of room: to look whether there is some costs nothing
+	saidFor    = 10 * time.Minute // without a word that there is no room, it is said again
 	maxDelay   = 10 * time.Minute
 )
 
@@ -132,6 +147,8 @@ type worker struct {
 	pause     time.Duration
 	paused    time.Time // until when nothing is claimed
 	cause     error     // of the last pause
+	full      bool      // Room said so, the last time
+	saidFull  time.Time // when there was no room for the last time, since that was said
 }
 
 // Run works until ctx ends, and then stops in two stages: it claims nothing more
@@ -222,6 +239,9 @@ func (w *worker) round(ctx context.Context) error {
 		return nil
 	}
 	w.settleAgain()
+	if !w.roomy() {
+		return nil
+	}
 	for w.running < w.Jobs && !time.Now().Before(w.paused) && ctx.Err() == nil {
 		// Not with ctx: a claim that ends in the middle may be one that nobody knows of.
 		job, err := w.Queue.Claim(w.ctx)
@@ -262,33 +282,6 @@ func (w *worker) empty(ctx context.Context) (bool, error) {
 	return counts.Left() == 0, err
 }
 
-func (w *worker) adopt(ctx context.Context) (int, error) {
-	n, err := Adopt(ctx, w.Queue, w.Roots, w.StoreDir)
-	if n > 0 {
-		w.Log.Info("adopted roots without jobs", "roots", n)
-	}
-	return n, err
-}
-
-// Adopt turns roots without jobs into jobs, and returns how many. Anybody may call
-// it: a job that the worker has finished meanwhile is done once more, and finds
-// everything in place.
-func Adopt(ctx context.Context, q *queue.Queue, roots *gcroot.Roots, storeDir string) (int, error) {
-	names, err := roots.List()
-	if err != nil {
-		return 0, err
-	}
-	paths := make([]string, len(names))
-	for i, name := range names {
-		paths[i] = filepath.Join(storeDir, name)
-	}
-	missing, err := q.Missing(ctx, paths)
-	if err != nil || len(missing) == 0 {
-		return 0, err
-	}
-	return len(missing), q.Add(ctx, "", missing...)
-}
-
 // timer rings when the next waiting job is due, or the pause is over.
 func (w *worker) timer(ctx context.Context) *time.Timer {
 	wait := w.Poll
@@ -300,21 +293,6 @@ func (w *worker) timer(ctx context.Context) *time.Timer {
 		} // (ignored) an error shows in the next round
 	}
 	return time.NewTimer(wait)
-}
-
-// pauseFor keeps the worker from claiming for a while, each time for longer.
-func (w *worker) pauseFor(cause error) {
-	if time.Now().Before(w.paused) {
-		return // of several jobs that failed for one reason only the first counts
-	}
-	longest := maxPause
-	if w.Patience > 0 {
-		longest = 2 * w.Patience // whoever waits for the end waits for this
-	}
-	w.pause = min(max(firstPause, 2*w.pause), longest)
-	w.paused = time.Now().Add(w.pause)
-	w.cause = cause
-	w.Log.Warn("pausing", "for", w.pause, "err", cause)
 }
 
 // stop lets claimed jobs finish, or ends them.

@@ -1,0 +1,132 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nix-larder/larder/queue"
+)
+
+const (
+	saysFull = "pausing until there is room"
+	saysRoom = "there is room in the cache again"
+)
+
+// TestNothingIsClaimedWithoutRoom has a disk that is short twice.
+func TestNothingIsClaimedWithoutRoom(t *testing.T) {
+	r := newRig(t)
+	r.Attempts = 1
+	var short atomic.Bool
+	var asked atomic.Int64
+	short.Store(true)
+	r.Room = func() error {
+		asked.Add(1)
+		if short.Load() {
+			return fmt.Errorf("cache is unavailable: %w", errDisk)
+		}
+		return nil
+	}
+	r.add(1, 2)
+	r.start()
+	for spell := 1; spell <= 2; spell++ {
+		before := asked.Load()
+		eventually(t, "it has looked for room again", func() bool { return asked.Load() >= before+2 })
+		if n := strings.Count(r.logged(), saysFull); n != spell {
+			t.Errorf("said %d times that there is no room, want %d:\n%s", n, spell, r.logged())
+		}
+		for n := 2*spell - 1; n <= 2*spell; n++ {
+			if row, _ := r.row(n); r.copied(n) != 0 || row.State != queue.Waiting || row.Attempts != 0 || !r.rooted(n) {
+				t.Errorf("job %d is %+v, copied %d times", n, row, r.copied(n))
+			}
+		}
+		short.Store(false)
+		eventually(t, "all are done", func() bool { return r.gone(2*spell-1) && r.gone(2*spell) })
+		if n := strings.Count(r.logged(), saysRoom); n != spell {
+			t.Errorf("said %d times that there is room, want %d", n, spell)
+		}
+		short.Store(true)
+		r.add(2*spell+1, 2*spell+2)
+	}
+}
+
+// TestCopyThatFindsNoRoomCostsNoAttempt has a large job for which there never is room, and
+// small ones.
+func TestCopyThatFindsNoRoomCostsNoAttempt(t *testing.T) {
+	r := newRig(t)
+	r.Attempts, r.Jobs = 1, 1
+	r.copy = func(_ context.Context, p string, _ int) error {
+		if p == path(1) {
+			return fmt.Errorf("%w: %w", ErrNoRoom, errDisk)
+		}
+		return nil
+	}
+	r.add(1, 2, 3, 4)
+	r.start()
+	eventually(t, "it was tried three times", func() bool { return r.copied(1) >= 3 })
+	eventually(t, "the others are done", func() bool { return r.gone(2) && r.gone(3) && r.gone(4) })
+	eventually(t, "it waits", func() bool { row, _ := r.row(1); return row.State == queue.Waiting })
+	if row, _ := r.row(1); row.Attempts != 0 || !r.rooted(1) || !strings.Contains(row.Error, errDisk.Error()) {
+		t.Errorf("job is %+v", row)
+	}
+	if n := strings.Count(r.logged(), saysFull); n != 1 {
+		t.Errorf("said %d times that there is no room, want once:\n%s", n, r.logged())
+	}
+}
+
+func TestPausesForRoomAreShort(t *testing.T) {
+	w := &worker{Config: newRig(t).Config}
+	for _, want := range []time.Duration{1, 2, 4, 8, 10, 10} {
+		w.pauseForRoom(errDisk)
+		if w.pause != want*time.Second {
+			t.Errorf("pause is %v, want %v", w.pause, want*time.Second)
+		}
+		w.paused = time.Now()
+	}
+}
+
+// Whoever waits for the end does not wait for room that nobody makes.
+func TestFinishingWorkerGivesUpWithoutRoom(t *testing.T) {
+	r := newRig(t)
+	r.Patience = 10 * time.Millisecond
+	r.Room = func() error { return errDisk }
+	r.add(1)
+	if err := r.startWith(Drain).wait(t); !errors.Is(err, ErrNoRoom) || !errors.Is(err, errDisk) {
+		t.Errorf("Drain: %v", err)
+	}
+	if row, _ := r.row(1); row.State != queue.Waiting || row.Attempts != 0 {
+		t.Errorf("job is %+v", row)
+	}
+	// With nothing to do there is nothing to wait for.
+	must(t, r.Queue.Add(t.Context(), ""))
+	empty := newRig(t)
+	empty.Room = func() error { return errDisk }
+	must(t, empty.startWith(Drain).wait(t))
+}
+
+// Roots that hooks could not turn into jobs come in as there is room.
+func TestRootsAreAdoptedAsTheQueueHasRoom(t *testing.T) {
+	r := newRig(t)
+	s, err := r.Queue.Settings(t.Context())
+	must(t, err)
+	s.MaxQueue = "2"
+	must(t, r.Queue.SetSettings(t.Context(), s))
+	for n := range 5 {
+		must(t, r.Roots.Protect(t.Context(), path(n)))
+	}
+	n, err := Adopt(t.Context(), r.Queue, r.Roots, storeDir)
+	must(t, err)
+	if again, err := Adopt(t.Context(), r.Queue, r.Roots, storeDir); n != 2 || again != 0 || err != nil {
+		t.Errorf("adopted %d, and then %d: %v", n, again, err)
+	}
+	must(t, r.startWith(Drain).wait(t))
+	for n := range 5 {
+		if r.copied(n) != 1 || r.rooted(n) {
+			t.Errorf("path %d was copied %d times, rooted: %v", n, r.copied(n), r.rooted(n))
+		}
+	}
+}
