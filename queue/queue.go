@@ -29,7 +29,8 @@
 //
 // A queue may be bounded: [Queue.Room] tells those who can come back later for how many
 // more jobs there is room, and nothing is lost, since what is not queued yet is still in
-// Nix's database, or has its root. A hook can't come back: its jobs are always taken.
+// Nix's database, or has its root. A hook can't come back: its jobs are always taken. The
+// database's file is as large as what is in it, but for some MiB: [Queue.Shrink].
 //
 // # Files
 //

@@ -263,6 +263,7 @@ func (w *worker) lookAfter(ctx context.Context) {
 		if err := w.Lock.Beat(); err != nil {
 			w.Log.Warn("queue does not know that its worker is alive", "err", err)
 		}
+		_ = w.Queue.Shrink(ctx) // (ignored) a large one does as well, and in a minute it is tried again
 	}
 	if time.Since(w.adopted) >= adoptEvery {
 		w.adopted = time.Now()
