@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -127,4 +128,26 @@ func TestRunKeepsACacheWithinLimits(t *testing.T) {
 	before := files(t, cache)
 	run("job-4")
 	unchanged(t, "a run that finds everything", before, files(t, cache))
+}
+
+// TestDaemonKeepsACacheWithinLimits has a daemon collect what it copied.
+func TestDaemonKeepsACacheWithinLimits(t *testing.T) {
+	t.Parallel()
+	l := newLarder(t, nixes[0])
+	worker := l.startWorker(t, "--gc-interval", "50ms", "--gc-grace", "0s", "--max-size", "250k")
+	var last string
+	for i := range 5 {
+		last = l.built(t, "--expr", sharing(fmt.Sprint("day-", i)))[0]
+	}
+	l.drain(t)
+	worker.waitFor(t, "msg=collected")
+	eventually(t, "the cache is within its limit", func() bool {
+		return len(l.gc(t, l.cache, "--max-size", "250k", "--dry-run").Evicted) == 0
+	})
+	worker.signal(t, syscall.SIGTERM)
+	worker.wait(t)
+	checkWhole(t, l.cache)
+	if list := l.cached(t); !slices.Contains(list, last) || len(list) > 3 {
+		t.Errorf("there are %q, want %s among them", list, last)
+	}
 }

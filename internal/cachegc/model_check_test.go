@@ -31,7 +31,7 @@ func (m *model) checkKept(p Policy, before [modelSize]bool, r *Result) {
 	if p.MaxSize == 0 {
 		for i := range modelSize {
 			last, dated := m.lastUse[i]
-			if p.MaxAge == 0 || !dated || !last.Before(m.newest.Add(-p.MaxAge)) {
+			if p.MaxAge == 0 || !dated || m.newest.IsZero() || !last.Before(m.newest.Add(-p.MaxAge)) {
 				want[i] = "its age"
 			}
 		}

@@ -352,15 +352,12 @@ func (m *model) collect() {
 	if err == nil {
 		m.checkKept(o.Policy, before, result)
 	}
-	// What no record told of counts as used by the newest run from now on.
-	if m.newest.IsZero() {
-		m.newest = o.Now
-	}
+	// What no record told of counts as used by the newest run from now on, if there was one.
 	for i := range modelSize {
 		if _, dated := m.lastUse[i]; !m.has(i) {
 			delete(m.lastUse, i)
 		} else if !dated {
-			m.lastUse[i] = m.newest
+			m.lastUse[i] = m.newest // the zero time as long as nothing can be too old
 		}
 	}
 }

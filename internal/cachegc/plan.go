@@ -57,8 +57,8 @@ func (p *Plan) gone() map[string]bool {
 type Eviction struct {
 	Path    string
 	Why     Reason
-	LastUse time.Time
-	Bytes   int64 // of files that nobody needs when this entry and those before it are gone
+	LastUse time.Time // the zero time if no record tells
+	Bytes   int64     // of files that nobody needs when this entry and those before it are gone
 }
 
 // Plan decides what goes. It changes nothing.
@@ -120,7 +120,11 @@ func (e *evicting) evict(id int32, why Reason) {
 	e.gone[id] = true
 	e.left -= freed
 	e.plan.Freed += freed
-	e.plan.Evict = append(e.plan.Evict, Eviction{Path: e.survey.path(id), Why: why, LastUse: e.plan.last[id], Bytes: freed})
+	gone := Eviction{Path: e.survey.path(id), Why: why, Bytes: freed}
+	if last := e.plan.last[id]; last != justNow {
+		gone.LastUse = last
+	}
+	e.plan.Evict = append(e.plan.Evict, gone)
 }
 
 // closeCircles evicts what refers to something that goes. Who refers to another is before

@@ -26,7 +26,11 @@ func (g *collection) keepDates(plan *Plan) error {
 	dates := make(map[string]time.Time)
 	for id, last := range plan.last {
 		name := g.survey.graph.Name(int32(id))
-		if last.IsZero() { // there has never been a run
+		switch {
+		case last != justNow:
+		case len(g.survey.runs) > 0:
+			last = g.survey.newest // and no later: ages count from there
+		default:
 			last = g.Now
 		}
 		if !g.survey.graph.Has(int32(id)) || gone[name] || !told[id].Before(last) {

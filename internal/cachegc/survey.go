@@ -149,20 +149,15 @@ func (s *Survey) shared(name string, size int64) int32 {
 }
 
 func (s *Survey) lookAtRuns(c *bincache.Cache) error {
-	var newest time.Time // of all records
 	for r, err := range c.Runs() {
 		if err != nil {
 			return fmt.Errorf("%w: what it says is unknown, and so what is needed", err)
 		}
 		s.use.Add(&r)
-		newest = latest(newest, r.Ended)
 		if !r.Summary {
 			s.newest = latest(s.newest, r.Ended)
 			s.runs = append(s.runs, run{r.Ended, s.find(slices.Collect(r.Paths()))})
 		}
-	}
-	if len(s.runs) == 0 {
-		s.newest = newest
 	}
 	slices.SortStableFunc(s.runs, func(a, b run) int { return a.ended.Compare(b.ended) })
 	return nil
@@ -188,20 +183,23 @@ func (s *Survey) find(paths []string) []int32 {
 
 func (s *Survey) path(id int32) string { return s.storeDir + "/" + s.graph.Name(id) }
 
-// lastUse returns when entries were used last, by number. What no record knows counts as
-// used by the newest run.
+// justNow is the last use of what no record knows: it has come since the newest run, or was
+// never used by one. It goes after all that runs have used.
+var justNow = time.Unix(1<<40, 0)
+
+// lastUse returns when entries were used last, by number.
 func (s *Survey) lastUse() []time.Time {
 	last := s.graph.LastUse(s.use.Last())
-	var undated []int32
+	var unknown []int32
 	for id := range last {
 		if last[id].IsZero() && s.graph.Has(int32(id)) {
-			undated = append(undated, int32(id))
+			unknown = append(unknown, int32(id))
 		}
 	}
-	s.graph.Closure(undated, func(id int32) bool {
-		older := last[id].Before(s.newest)
-		last[id] = latest(last[id], s.newest)
-		return older
+	s.graph.Closure(unknown, func(id int32) bool {
+		first := last[id] != justNow
+		last[id] = justNow
+		return first
 	})
 	return last
 }
