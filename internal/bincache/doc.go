@@ -32,12 +32,14 @@
 // # Run records
 //
 // When an entry was last used is told by run records alone: those who copy a cache
-// rewrite the times of its files. A record is text, and never changed:
+// rewrite the times of its files. A record is text, and has one writer. It is never changed,
+// but for one of a daemon's day, which is replaced by a longer one now and then:
 //
 //	larder-run 1
 //	ended 2026-11-21T08:00:00Z
+//	bytes 1234567                  of the files of what was added, if known
 //	added <hash>-<name> 12.5       with the seconds that its build took, if known
-//	used <hash>-<name>             it was there already
+//	used <hash>-<name>             it was there already, with all that it needs
 //	end
 //
 // A line "summary" says that it is no run, but what tells of runs whose own records are

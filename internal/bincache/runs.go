@@ -2,7 +2,6 @@ package bincache
 
 import (
 	"bytes"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,6 +21,9 @@ type Run struct {
 	Ended time.Time  // to the second
 	Added []RunEntry // what came into the cache
 	Used  []string   // store paths that were there already
+
+	// Bytes is how much larger the files of what was added made the cache, if that is known.
+	Bytes int64
 
 	// Summary says that it is no run: who looks after the cache has put down what others
 	// have used, up to Ended.
@@ -86,17 +88,11 @@ func (c *Cache) RemoveRuns(names ...string) error {
 }
 
 func (c *Cache) recordRun(r Run) error {
-	for p := range r.Paths() {
-		if err := checkBaseName(path.Base(p)); err != nil {
-			return err
-		}
-	}
-	text := r.format()
-	if _, err := parseRun(text, c.storeDir); err != nil {
+	text, err := c.checkedRun(r)
+	if err != nil {
 		return err
 	}
-	name := stamp(r.Ended) + "-" + hostName() + "-" + rand.Text()
-	if err := c.writeOnce(path.Join(runsDir, name), string(text)); err != nil {
+	if err := c.writeOnce(path.Join(runsDir, c.runName(r.Ended)), string(text)); err != nil {
 		return err
 	}
 	if err := c.SyncDir(runsDir); err != nil {
@@ -235,6 +231,9 @@ func (r *Run) format() []byte {
 	if r.Summary {
 		b.WriteString("summary\n")
 	}
+	if r.Bytes > 0 {
+		fmt.Fprintf(&b, "bytes %d\n", r.Bytes)
+	}
 	for _, e := range r.Added {
 		fmt.Fprintf(&b, "added %s", path.Base(e.Path))
 		if ms := e.Build.Milliseconds(); ms > 0 {
@@ -292,6 +291,10 @@ func (r *Run) set(line, storeDir string) error {
 	case "summary":
 		r.Summary = true
 		return nil
+	case "bytes":
+		size, err := strconv.ParseUint(value, 10, 63)
+		r.Bytes = int64(size)
+		return err
 	case "added":
 		name, seconds, ok := strings.Cut(value, " ")
 		e := RunEntry{Path: storeDir + "/" + name}

@@ -69,6 +69,7 @@ func TestRunIsReadAsItWasRecorded(t *testing.T) {
 
 const runText = `larder-run 1
 ended 2026-11-21T12:00:00Z
+bytes 123456
 added 0c0chgmb3fjpgzrxdhbhb6qjpmsyr7sh-hello-2.12 12.5
 added 1xr5jp6kjm1kxxm3l1g2bgnpi9h5xc9k-glibc-2.38
 used 1xr5jp6kjm1kxxm3l1g2bgnpi9h5xc9k-glibc-2.38
@@ -76,7 +77,7 @@ end
 `
 
 func TestRunIsWrittenAsThePackageCommentSays(t *testing.T) {
-	r := Run{Ended: noon, Added: []RunEntry{{hello, 12500 * time.Millisecond}, {libc, 0}}, Used: []string{libc}}
+	r := Run{Ended: noon, Bytes: 123456, Added: []RunEntry{{hello, 12500 * time.Millisecond}, {libc, 0}}, Used: []string{libc}}
 	if diff := cmp.Diff(runText, string(r.format())); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -101,6 +102,7 @@ func TestRunThatCanNotBeReadIsNamedAndTheOthersFollow(t *testing.T) {
 		"path":       strings.Replace(runText, "used ", "used /nix/store/", 1),
 		"no-name":    strings.Replace(runText, "used "+refLibc, "used", 1),
 		"negative":   strings.Replace(runText, "12.5", "-12.5", 1),
+		"no-size":    strings.Replace(runText, "123456", "-1", 1),
 		"infinite":   strings.Replace(runText, "12.5", "Inf", 1),
 		"no-number":  strings.Replace(runText, "12.5", "NaN", 1),
 		"more":       runText + "more\n",

@@ -98,11 +98,19 @@ func (m *Merger) takeBatch(ctx context.Context, from *bincache.Cache, batch []st
 			err = m.target().TakeFile(ctx, from, name)
 		}
 		switch {
+		case errors.Is(err, fs.ErrExist) && path.Dir(name) == runs:
+			taken, takeErr := m.target().TakeNewerRun(from, name)
+			if !taken && takeErr == nil {
+				return nil
+			}
+			err = takeErr
 		case errors.Is(err, fs.ErrExist):
 			if path.Dir(name) == pins {
 				m.comparePins(from, name)
 			}
 			return nil
+		}
+		switch {
 		case errors.Is(err, bincache.ErrDamaged):
 			m.unreadable(from, name, err)
 			return nil

@@ -18,7 +18,9 @@
 // target from then on.
 //
 // Build logs, listings, records of runs and pins are copied where the target has none of
-// the same name. So are realisations, unless their store path is lost, or they depend on
+// the same name; of a record that was still being written when it was copied before, what
+// was written last is taken. Nothing else is recorded: entries are as old as they were where
+// they come from, and those of which no record tells count as just used. Realisations are copied as well, unless their store path is lost, or they depend on
 // others of which the target has another; those with the same store path get each other's
 // signatures, and those with another one are conflicts.
 //
