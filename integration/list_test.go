@@ -169,7 +169,7 @@ func TestListSaysWhoHasSignedAndWhatWasUsed(t *testing.T) {
 		l := &larder{machine: m, cache: up.dir, queue: rootsQueue}
 		l.push(t, items...) // the last one without a signature
 
-		// Nobody but larder run writes records.
+		l.forgetRuns(t)
 		record := "larder-run 1\nended 2026-11-21T12:00:00Z\nused " + filepath.Base(items[1]) + "\nend\n"
 		must(t, os.WriteFile(filepath.Join(l.cache, ".larder/runs/20261121T120000Z-host-x"), []byte(record), 0o644))
 

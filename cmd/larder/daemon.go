@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -32,7 +33,7 @@ func daemonCommand() *cli.Command {
 			&cli.DurationFlag{Name: "stop-timeout", Value: 30 * time.Second, EnvVars: []string{"LARDER_STOP_TIMEOUT"}, Usage: "finish what is in hand for at most `TIME`"},
 			&cli.DurationFlag{Name: "poll", Value: 10 * time.Second, Usage: "look at the queue and the store every `TIME`, also without being woken"},
 			&cli.BoolFlag{Name: "json", Usage: "log in JSON"},
-			failedLogsFlag(),
+			failedLogsFlag(), granularityFlag(),
 			&cli.DurationFlag{Name: "gc-interval", Value: 24 * time.Hour, DefaultText: "24h", EnvVars: []string{"LARDER_GC_INTERVAL"}, Usage: "remove what the limits below do not keep every `TIME`, if there are any"},
 		}, gcFlags("1h"), contentFlags(), keyFlags(), modeFlags()),
 		Action: daemon,
@@ -47,6 +48,9 @@ func daemon(c *cli.Context) error {
 		return err
 	}
 	if _, _, err := gcOptions(c); err != nil {
+		return err
+	}
+	if _, err := useGranularity(c); err != nil {
 		return err
 	}
 	q, settings, err := openQueue(c, c.String("cache") != "")
@@ -149,10 +153,21 @@ func (d *daemonRun) runWith(ctx context.Context, t *target) error {
 		d.log.Info("ready", "version", version, "queue", d.queue.File(), "cache", t.cache.Path())
 		notify(d.log, sd.SdNotifyReady)
 	}
-	watch, err := d.watching(t)
+	granularity, err := useGranularity(d.cli)
 	if err != nil {
 		return err
 	}
+	r := newRecorder(t, granularity, recordAfter*d.poll(), d.log)
+	t.tell = r.tell
+	watch, err := d.watching(ctx, t)
+	if err != nil {
+		return err
+	}
+	var recording sync.WaitGroup // until the worker is done with what it has in hand
+	defer recording.Wait()
+	working, worked := context.WithCancel(context.WithoutCancel(ctx))
+	defer worked()
+	recording.Go(func() { r.keepUntil(working) })
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return worker.Run(ctx, cfg) })
 	g.Go(func() error { return watch(ctx) })
@@ -200,6 +215,9 @@ func (d *daemonRun) collectAll(ctx context.Context, cache *bincache.Cache) error
 
 const firstCollection = time.Minute
 
+// recordAfter is after how many polls what was used is put down.
+const recordAfter = 6
+
 // alive returns what is done in every round of the worker. What somebody waits for is
 // not done in the background. Should the run be based on what is no longer so, it ends
 // it.
@@ -228,15 +246,20 @@ func (d *daemonRun) alive(ctx context.Context, t *target, end func()) func() {
 }
 
 // watching returns the watcher, if there is to be one.
-func (d *daemonRun) watching(t *target) (func(context.Context) error, error) {
+func (d *daemonRun) watching(ctx context.Context, t *target) (func(context.Context) error, error) {
 	d.watched = watcher.Config{}
 	mode, err := modeOf(d.cli, d.settings)
 	if err != nil || mode == hookOnly {
 		return func(context.Context) error { return nil }, err
 	}
 	cfg, err := watcherConfig(d.queue, t.view, d.settings, d.log)
+	if err != nil {
+		return nil, err
+	}
 	cfg.Poll = d.poll()
 	d.watched = cfg
+	looked, _ := lookedAt(ctx, d.queue, t.store) // (ignored) the watcher hears the same, and tells
+	cfg.Observe = observer(t.tell, looked)
 	return func(ctx context.Context) error { return watcher.Run(ctx, cfg) }, err
 }
 

@@ -36,6 +36,9 @@ func drain(c *cli.Context) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
+	if _, err := useGranularity(c); err != nil {
+		return err
+	}
 	q, settings, err := openQueue(c, false)
 	if err != nil {
 		return err
@@ -137,7 +140,11 @@ func look(ctx context.Context, c *cli.Context, q *queue.Queue, s queue.Settings,
 	if err != nil {
 		return false, err
 	}
-	cfg.Observe = observer(tell)
+	looked, err := lookedAt(ctx, q, v.store)
+	if err != nil {
+		return false, err
+	}
+	cfg.Observe = observer(tell, looked)
 	r, err := watcher.Look(ctx, cfg)
 	return r.Full, err
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
@@ -32,7 +33,7 @@ func importCommand() *cli.Command {
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), minFreeFlag(),
 			allowMissingFlag("take paths that refer to what neither the input nor the cache has: all who use the cache have that from elsewhere"),
-			jsonFlag(), quietFlag(),
+			granularityFlag(), jsonFlag(), quietFlag(),
 		}, keyFlags()...),
 		Action: importPaths,
 	}
@@ -46,6 +47,10 @@ func importPaths(c *cli.Context) error {
 	}
 	if f, ok := c.App.Reader.(*os.File); ok && isTerminal(f) {
 		return usageError("standard input is a terminal", importExample)
+	}
+	granularity, err := useGranularity(c)
+	if err != nil {
+		return err
 	}
 	settings, err := pushSettings(c)
 	if err != nil {
@@ -88,12 +93,19 @@ func importPaths(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	var run bincache.Run
 	m := closurefile.NewImporter(closurefile.Target{
 		Cache: cache, Room: room, Method: method, Workers: c.Int("workers"), Keys: keys, AllowMissing: c.Bool(missingFlag), Log: stderrLog(c),
+		Published: func(n *bincache.NarInfo) { run.Added = append(run.Added, bincache.RunEntry{Path: n.StorePath}) },
+		Found:     func(storePath string) { run.Used = append(run.Used, storePath) },
 	}, in)
 	done := showProgress(c, exportProgress(m.Progress))
 	r, err := m.Run(c.Context)
 	done()
+	run.Ended, run.Bytes = time.Now(), r.FileBytes
+	if _, err := cache.RecordRun(run, granularity); err != nil {
+		warn(c, "what was used could not be put down in the cache: %v", err)
+	}
 	if err != nil {
 		return importError(err, r)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/runner"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -109,7 +110,8 @@ func copyMissing(c *cli.Context, s queue.Settings, cache *bincache.Cache, wanted
 	if len(missing) == 0 {
 		return nil
 	}
-	t, err := openTarget(c, s, targetOptions{log: stderrLog(c), wanted: missing})
+	tally := &safeTally{Tally: runner.NewTally()}
+	t, err := openTarget(c, s, targetOptions{log: stderrLog(c), wanted: missing, tell: tally.Add})
 	if err != nil {
 		return fmt.Errorf("%s not in the cache, and can't be copied: %w", strings.Join(missing, ", "), err)
 	}
@@ -117,6 +119,7 @@ func copyMissing(c *cli.Context, s queue.Settings, cache *bincache.Cache, wanted
 	done := showProgress(c, t.progress)
 	_, err = t.writer.Copy(c.Context, missing...)
 	done()
+	recordNow(c, t, tally.Tally, nil)
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/nix-larder/larder/cachewriter"
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/nixstore"
+	"github.com/nix-larder/larder/internal/runner"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -24,7 +25,7 @@ func pushCommand() *cli.Command {
 			"or a link to one, such as ./result. With --cache it needs no queue.",
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), minFreeFlag(), jsonFlag(), quietFlag(),
-			stdinFlag(), withDrvsFlag(),
+			stdinFlag(), withDrvsFlag(), granularityFlag(),
 			&cli.BoolFlag{Name: "build-closure", Usage: "copy also what it took to build the paths, as far as it is in the store: derivations, and their outputs"},
 			&cli.BoolFlag{Name: "replace", Usage: "put what the store has in place of entries with other contents (builds that are not reproducible)"},
 		}, append(contentFlags(), keyFlags()...)...),
@@ -50,11 +51,15 @@ func push(c *cli.Context) error {
 	if paths, err = withBuild(c, paths); err != nil {
 		return err
 	}
+	if _, err := useGranularity(c); err != nil {
+		return err
+	}
 	settings, err := pushSettings(c)
 	if err != nil {
 		return err
 	}
-	t, err := openTarget(c, settings, targetOptions{log: stderrLog(c), wanted: paths, replace: c.Bool("replace")})
+	tally := &safeTally{Tally: runner.NewTally()}
+	t, err := openTarget(c, settings, targetOptions{log: stderrLog(c), wanted: paths, replace: c.Bool("replace"), tell: tally.Add})
 	if err != nil {
 		return err
 	}
@@ -63,6 +68,11 @@ func push(c *cli.Context) error {
 	done := showProgress(c, t.progress)
 	result, err := t.writer.Copy(c.Context, paths...)
 	done()
+	used := paths
+	if err != nil {
+		used = nil // who knows which of them are there
+	}
+	recordNow(c, t, tally.Tally, used)
 	if err != nil {
 		return err
 	}

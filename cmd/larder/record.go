@@ -7,21 +7,31 @@ import (
 	"slices"
 	"time"
 
+	"github.com/urfave/cli/v2"
+
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/runner"
 	"github.com/nix-larder/larder/queue"
 )
 
-// useGranularity is how old the records of use may be that make another one needless,
-// so that a job that finds everything leaves the directory as it was.
-const useGranularity = 24 * time.Hour
+// granularityFlag is for those who record what they have used.
+func granularityFlag() cli.Flag {
+	return &cli.StringFlag{Name: "use-granularity", Value: "24h", EnvVars: []string{"LARDER_USE_GRANULARITY"},
+		Usage: "note in the cache what was used, also if nothing was added, but leave the cache untouched if that was noted less than `TIME` ago"}
+}
+
+func useGranularity(c *cli.Context) (time.Duration, error) { return parseAge(c, "use-granularity") }
 
 // record puts down in the cache what a run has used, and in the report what earlier
 // records say that it saved. t must be finished.
-func record(ctx context.Context, s queue.Settings, t *runner.Tally) error {
+func record(ctx context.Context, c *cli.Context, s queue.Settings, t *runner.Tally) error {
 	if len(t.Used)+len(t.Wrote) == 0 {
 		return nil // there is nothing to put down, and nobody should wait for it
+	}
+	granularity, err := useGranularity(c)
+	if err != nil {
+		return err
 	}
 	store, err := openStore()
 	if err != nil {
@@ -35,19 +45,49 @@ func record(ctx context.Context, s queue.Settings, t *runner.Tally) error {
 	defer cache.Close()
 
 	countSaved(cache, t)
-	used := slices.DeleteFunc(slices.Clone(t.Used), func(path string) bool { return t.Wrote[path] })
-	run := bincache.Run{Ended: time.Now(), Used: used}
+	err = recordUse(ctx, store, cache, t, t.Used, granularity)
+	return errors.Join(err, compare(ctx, store, cache, t))
+}
+
+// recordUse puts down in the cache what a run has added, and which entries it has used.
+func recordUse(ctx context.Context, store *nixstore.Store, cache *bincache.Cache, t *runner.Tally, used []string, granularity time.Duration) error {
+	used = slices.DeleteFunc(slices.Clone(used), func(path string) bool { return t.Wrote[path] })
+	run := bincache.Run{Ended: time.Now(), Used: used, Bytes: t.FileBytes}
 	wrote := slices.Sorted(maps.Keys(t.Wrote))
-	times, err := store.BuildTimes(ctx, wrote)
+	shares, err := buildShares(ctx, store, wrote)
 	if err != nil {
 		return err
 	}
-	shares := runner.Shares(times)
 	for _, path := range wrote {
 		run.Added = append(run.Added, bincache.RunEntry{Path: path, Build: shares[path]})
 	}
-	_, err = cache.RecordRun(run, useGranularity)
-	return errors.Join(err, compare(ctx, store, cache, t))
+	_, err = cache.RecordRun(run, granularity)
+	return err
+}
+
+// buildShares returns how long it took to build some paths, as far as that is known.
+func buildShares(ctx context.Context, store *nixstore.Store, paths []string) (map[string]time.Duration, error) {
+	if len(paths) == 0 {
+		return nil, nil
+	}
+	times, err := store.BuildTimes(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	return runner.Shares(times), nil
+}
+
+// recordNow puts down what a command has used that copies at once. What is copied is good
+// without it.
+func recordNow(c *cli.Context, t *target, tally *runner.Tally, used []string) {
+	granularity, err := useGranularity(c)
+	if err == nil {
+		// Also what was added until somebody interrupted it.
+		err = recordUse(context.WithoutCancel(c.Context), t.store, t.cache, tally, slices.Compact(slices.Sorted(slices.Values(used))), granularity)
+	}
+	if err != nil {
+		warn(c, "what was used could not be put down in the cache: %v", err)
+	}
 }
 
 // compare finds out of which paths that were built, although the cache had them, it has

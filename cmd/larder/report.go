@@ -20,6 +20,7 @@ import (
 // reportFlags are those of everything that ends with a report.
 func reportFlags() []cli.Flag {
 	return []cli.Flag{
+		granularityFlag(),
 		&cli.StringFlag{Name: "report", EnvVars: []string{"LARDER_REPORT"}, Usage: "also write the report to `FILE`, as JSON"},
 		&cli.DurationFlag{Name: "restore-time", EnvVars: []string{"LARDER_RESTORE_TIME"}, Usage: "the `TIME` that the provider took to restore the cache, such as 12s, for the report"},
 		&cli.DurationFlag{Name: "save-time", EnvVars: []string{"LARDER_SAVE_TIME"}, Usage: "the `TIME` that it takes to save it"},
@@ -112,7 +113,7 @@ func concludeTally(ctx context.Context, c *cli.Context, q *queue.Queue, t *runne
 		}
 	}
 	r := t.Finish()
-	if err := record(ctx, s, t); err != nil {
+	if err := record(ctx, c, s, t); err != nil {
 		r.Notes = append(r.Notes, fmt.Sprintf("it is not known what the cache saved, nor put down what was used: %v", err))
 	}
 	return r, nil

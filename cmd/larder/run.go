@@ -55,6 +55,9 @@ func runAround(c *cli.Context) error {
 	if _, _, err := gcOptions(c); err != nil {
 		return err // now, and not when the command has run
 	}
+	if _, err := useGranularity(c); err != nil {
+		return err
+	}
 	child := runner.NewChild(argv)
 	defer child.Close()
 	if outer := outerSession(c); outer != "" {

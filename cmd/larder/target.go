@@ -361,17 +361,6 @@ func (t *target) kept(have, n *bincache.NarInfo) {
 	t.tell(runner.Event{Kind: runner.Kept, Path: n.StorePath, CacheNarHash: have.NarHash.String(), StoreNarHash: n.NarHash.String()})
 }
 
-// observer returns what tells of registrations that the watcher has dealt with.
-func observer(tell func(runner.Event)) func(reg nixstore.Registration, unwanted string, present bool) {
-	return func(reg nixstore.Registration, unwanted string, present bool) {
-		class := rules.ClassOf(reg, false)
-		if class == rules.Drvs && unwanted != "" {
-			return // there are as many of them as of everything else, and nobody asks
-		}
-		tell(runner.Event{Kind: runner.Registered, Path: reg.Path, Class: class, Present: present, Reason: unwanted, NarBytes: reg.NarSize})
-	}
-}
-
 // progress tells how far the writer is.
 func (t *target) progress() progress {
 	p := t.writer.Progress()

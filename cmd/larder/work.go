@@ -40,7 +40,7 @@ func (s *session) work(ctx context.Context, finish, hurry <-chan struct{}) error
 	if err != nil {
 		return err
 	}
-	watch.Observe = observer(s.journal.Add)
+	watch.Observe = observer(s.journal.Add, 0)
 	cfg, err := workerConfig(s.queue, s.lock, t, s.log)
 	if err != nil {
 		return err

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -44,6 +43,11 @@ type Target struct {
 
 	// Room is what may be written to the cache's file system. Nil means all that there is.
 	Room *bincache.Room
+
+	// Published, if it is not nil, is told of every entry that was written, and Found of
+	// every path of the stream that the cache had.
+	Published func(n *bincache.NarInfo)
+	Found     func(storePath string)
 
 	// Log gets what a person should know. Nil means nobody wants to.
 	Log *slog.Logger
@@ -328,6 +332,9 @@ func (m *Importer) arrive(a *arrival) (isNew bool, err error) {
 	switch {
 	case err == nil:
 		m.have[path.Base(n.StorePath)] = true
+		if m.Found != nil {
+			m.Found(n.StorePath)
+		}
 		if m.compare(have, n) && len(n.Sigs) > 0 {
 			m.resign = append(m.resign, n)
 		}
@@ -376,21 +383,4 @@ func (m *Importer) present(name string) (bool, error) {
 		return false, nil
 	}
 	return false, err
-}
-
-// hashedNar passes a NAR on and hashes it.
-type hashedNar struct {
-	ctx  context.Context
-	hash hash.Hash
-	to   io.Writer
-	read *atomic.Int64
-}
-
-func (h *hashedNar) Write(b []byte) (int, error) {
-	if err := h.ctx.Err(); err != nil {
-		return 0, err
-	}
-	h.hash.Write(b)
-	h.read.Add(int64(len(b)))
-	return h.to.Write(b)
 }

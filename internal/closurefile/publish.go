@@ -62,6 +62,9 @@ func (m *Importer) published(a *arrival, ours bool) {
 		}
 		return
 	}
+	if m.Published != nil {
+		m.Published(a.narInfo)
+	}
 	m.result.Added++
 	m.result.NarBytes += a.narInfo.NarSize
 	m.result.FileBytes += a.narInfo.FileSize
