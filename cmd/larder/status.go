@@ -18,9 +18,12 @@ import (
 
 func statusCommand() *cli.Command {
 	return &cli.Command{
-		Name:   "status",
-		Usage:  "show what is queued, and what went wrong",
-		Flags:  []cli.Flag{queueFlag(), jsonFlag(), &cli.BoolFlag{Name: "jobs", Usage: "list all jobs, not only those that failed, as --json does"}},
+		Name:  "status",
+		Usage: "show what is queued, and what went wrong; or how large a cache is, and what is used of it",
+		Description: "Without --cache it is about the queue. With it, which needs no queue and no Nix: entries, bytes, what pins keep, when what was used, " +
+			"how the last runs have made it larger, and which part of what they needed they have found there; with a limit, what larder gc would remove. " +
+			"What found everything, less than a day after that was noted, leaves no record, and so is not among the runs.",
+		Flags:  append([]cli.Flag{queueFlag(), jsonFlag(), &cli.BoolFlag{Name: "jobs", Usage: "list all jobs, not only those that failed, as --json does"}}, cacheStatusFlags()...),
 		Action: status,
 	}
 }
@@ -51,6 +54,12 @@ type statusJob struct {
 
 func status(c *cli.Context) error {
 	if err := noArgs(c); err != nil {
+		return err
+	}
+	if c.IsSet("cache") {
+		return cacheStatus(c)
+	}
+	if err := onlyQueue(c); err != nil {
 		return err
 	}
 	q, settings, err := openQueue(c, false)

@@ -121,6 +121,16 @@ func due(retired map[string]time.Time, now time.Time, alone bool) (urls []string
 	return urls
 }
 
+// Waiting counts the files that were retired, are there, and are not needed again.
+func (c *Cache) Waiting(needed func(name string) bool) (Swept, error) {
+	retired, err := c.Retired()
+	if err != nil {
+		return Swept{}, err
+	}
+	maps.DeleteFunc(retired, func(name string, _ time.Time) bool { return needed(name) })
+	return c.waiting(retired), nil
+}
+
 // waiting counts the files that were retired and are there.
 func (c *Cache) waiting(retired map[string]time.Time) (s Swept) {
 	for url := range retired {

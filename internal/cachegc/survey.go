@@ -47,12 +47,17 @@ type file struct {
 	name  string
 	bytes int64
 	users int32 // entries
+
+	narBytes int64 // of a NAR: its size, unpacked
 }
 
 // A run is what a survey knows of a record.
 type run struct {
 	ended time.Time
-	uses  []int32 // entries
+	uses  []int32 // entries, what it added first
+	still int     // how many of them it added
+	added int     // how many there were
+	bytes int64   // of those, if the record says it
 }
 
 // Look surveys a cache. It is an error if a record of a run or a pin can't be read: nobody
@@ -120,6 +125,7 @@ func (s *Survey) add(n *bincache.NarInfo) {
 		size = n.NarSize // its narinfo does not say; it is hardly larger
 	}
 	e := entry{nar: s.shared(path.Clean(n.URL), size), log: -1, bytes: int64(len(n.Format()))}
+	s.files[e.nar].narBytes = n.NarSize
 	if listing := bincache.ListingName(n.StorePath); s.extras[listing] > 0 {
 		e.bytes += s.extras[listing]
 		delete(s.extras, listing)
@@ -156,11 +162,17 @@ func (s *Survey) lookAtRuns(c *bincache.Cache) error {
 		s.use.Add(&r)
 		if !r.Summary {
 			s.newest = latest(s.newest, r.Ended)
-			s.runs = append(s.runs, run{r.Ended, s.find(slices.Collect(r.Paths()))})
+			s.runs = append(s.runs, s.runOf(&r))
 		}
 	}
 	slices.SortStableFunc(s.runs, func(a, b run) int { return a.ended.Compare(b.ended) })
 	return nil
+}
+
+func (s *Survey) runOf(r *bincache.Run) run {
+	added := &bincache.Run{Added: r.Added}
+	uses := s.find(slices.Collect(added.Paths()))
+	return run{ended: r.Ended, still: len(uses), uses: append(uses, s.find(r.Used)...), added: len(r.Added), bytes: r.Bytes}
 }
 
 func latest(a, b time.Time) time.Time {

@@ -1,0 +1,151 @@
+package cachegc
+
+import (
+	"path"
+	"time"
+)
+
+// Stats sum up a survey.
+type Stats struct {
+	Entries  int   // that can be used
+	Bytes    int64 // of files, each once
+	NarBytes int64 // of the contents of all entries, unpacked
+
+	// Shared counts entries whose NAR is that of another one as well, and SharedBytes what
+	// their files would take besides if each had its own.
+	Shared      int
+	SharedBytes int64
+
+	Pinned      int   // entries that pins keep
+	PinnedBytes int64 // of their files
+
+	// When entries were used: that which was not for the longest time, and the newest run.
+	// Undated counts entries of which no record tells.
+	OldestUse, NewestUse time.Time
+	Undated              int
+
+	Runs []RunStats // oldest first
+}
+
+// RunStats are what the record of a run tells.
+type RunStats struct {
+	Ended time.Time
+	Added int // entries, be they still there or not
+
+	// Bytes is how much larger that made the cache. If the record does not say it, it is
+	// what those take that are still there.
+	Bytes int64
+
+	// Used counts what the run found there: entries that it names or that those need, as
+	// far as they are still there.
+	Used int
+}
+
+// HitRate returns which part of what it had to do with a run found in the cache, or -1 if
+// it had to do with nothing.
+func (r *RunStats) HitRate() float64 {
+	if r.Used+r.Added == 0 {
+		return -1
+	}
+	return float64(r.Used) / float64(r.Used+r.Added)
+}
+
+// Stats sums up what was found.
+func (s *Survey) Stats() *Stats {
+	st := &Stats{Entries: s.count, Bytes: s.bytes, NewestUse: s.newest}
+	named := s.graph.LastUse(s.use.Last())
+	last := s.lastUse()
+	for id := range int32(s.graph.Len()) {
+		if !s.graph.Has(id) {
+			continue
+		}
+		nar := s.files[s.entries[id].nar]
+		st.NarBytes += nar.narBytes
+		if nar.users > 1 {
+			st.Shared++
+		}
+		if named[id].IsZero() {
+			st.Undated++
+		}
+		if !last[id].IsZero() && (st.OldestUse.IsZero() || last[id].Before(st.OldestUse)) {
+			st.OldestUse = last[id]
+		}
+	}
+	for _, f := range s.files {
+		if f.narBytes > 0 { // or it is a log
+			st.SharedBytes += int64(f.users-1) * f.bytes
+		}
+	}
+	c := s.newCounting()
+	st.Pinned = c.count(s.pinned)
+	st.PinnedBytes = s.bytesOf(s.pinned)
+	for _, r := range s.runs {
+		rs := RunStats{Ended: r.ended, Added: r.added, Bytes: r.bytes}
+		if rs.Bytes == 0 {
+			rs.Bytes = s.bytesAlone(r.uses[:r.still])
+		}
+		rs.Used = max(0, c.count(r.uses)-r.still)
+		st.Runs = append(st.Runs, rs)
+	}
+	return st
+}
+
+// A counting counts closures.
+type counting struct {
+	survey *Survey
+	seen   []int32 // by number: the last time that it was counted
+	times  int32
+}
+
+func (s *Survey) newCounting() *counting { return &counting{s, make([]int32, s.graph.Len()), 0} }
+
+// count returns how many entries some need, themselves included.
+func (c *counting) count(ids []int32) (n int) {
+	c.times++
+	c.survey.graph.Closure(ids, func(id int32) bool {
+		first := c.seen[id] != c.times
+		if first {
+			c.seen[id] = c.times
+			n++
+		}
+		return first
+	})
+	return n
+}
+
+// bytesOf returns what the files take that some entries need, with all that those need.
+func (s *Survey) bytesOf(ids []int32) (sum int64) {
+	seen := make([]bool, s.graph.Len())
+	var closure []int32
+	s.graph.Closure(ids, func(id int32) bool {
+		first := !seen[id]
+		if first {
+			seen[id] = true
+			closure = append(closure, id)
+		}
+		return first
+	})
+	return s.bytesAlone(closure)
+}
+
+// bytesAlone returns what the files of some entries take, each once.
+func (s *Survey) bytesAlone(ids []int32) (sum int64) {
+	files := make(map[int32]bool)
+	for _, id := range ids {
+		e := s.entries[id]
+		sum += e.bytes
+		for _, f := range []int32{e.nar, e.log} {
+			if f >= 0 && !files[f] {
+				files[f] = true
+				sum += s.files[f].bytes
+			}
+		}
+	}
+	return sum
+}
+
+// Needs tells whether an entry has a file, by its name in the cache.
+func (s *Survey) Needs(name string) bool {
+	_, ok := s.fileIDs[path.Clean(name)]
+	return ok
+}
