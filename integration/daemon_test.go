@@ -14,15 +14,22 @@ import (
 // one is ours.
 func (l *larder) stickyJob(t *testing.T) (path string, release func()) {
 	t.Helper()
-	path = l.outputs(t, l.instantiate(t, "--expr", oneExpr("sticky"))...)[0]
+	release = l.stick(t)
+	// From here on a worker may be at it.
+	path = l.build(t, "--option", "substituters", "", "--expr", oneExpr("sticky"))[0]
+	return path, release
+}
+
+// stick makes the job of oneExpr("sticky") such a one, before it is built.
+func (l *larder) stick(t *testing.T) (release func()) {
+	t.Helper()
+	path := l.outputs(t, l.instantiate(t, "--expr", oneExpr("sticky"))...)[0]
 	must(t, os.WriteFile(filepath.Join(l.cache, filepath.Base(path)[:32]+".narinfo"), nil, 0o644))
 	lock, err := os.OpenFile(filepath.Join(l.cache, ".larder", "lock"), os.O_RDWR, 0)
 	must(t, err)
 	t.Cleanup(func() { lock.Close() })
 	must(t, syscall.Flock(int(lock.Fd()), syscall.LOCK_EX))
-	// From here on a worker may be at it.
-	l.build(t, "--option", "substituters", "", "--expr", oneExpr("sticky"))
-	return path, func() { lock.Close() }
+	return func() { lock.Close() }
 }
 
 // inHand waits until a worker has claimed the queue's only job, and has written

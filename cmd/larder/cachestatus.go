@@ -121,7 +121,7 @@ func cacheStatus(c *cli.Context) error {
 // onlyQueue refuses flags that are about a cache where none is named.
 func onlyQueue(c *cli.Context) error {
 	for flag, variable := range map[string]string{"max-size": "LARDER_MAX_SIZE", "max-age": "LARDER_MAX_AGE", "keep-last": "LARDER_KEEP_LAST"} {
-		if c.IsSet(flag) && os.Getenv(variable) == "" {
+		if _, inEnv := os.LookupEnv(variable); c.IsSet(flag) && !inEnv {
 			return usageError(fmt.Sprintf("--%s is for a cache, and none is named", flag), "larder status --cache DIR --max-size 5G")
 		}
 	}

@@ -30,7 +30,7 @@ func reportFlags() []cli.Flag {
 // conclude reports what became of a session. code is the command's exit code, if there
 // was a command.
 func (s *session) conclude(code *int, drained time.Duration, workErr error) error {
-	r, err := s.reportOf(code, drained)
+	t, r, err := s.reportOf(code, drained)
 	if err != nil {
 		// Whoever ran a command wants its exit code, whatever is wrong with the report.
 		warn(s.cli, "there is no report: %v", err)
@@ -39,6 +39,9 @@ func (s *session) conclude(code *int, drained time.Duration, workErr error) erro
 	if workErr != nil && !errors.Is(workErr, context.Canceled) {
 		r.Notes = append(r.Notes, workErr.Error())
 		warn(s.cli, "not all came into the cache: %v", workErr)
+	}
+	if err == nil {
+		s.pinResults(t, r, code, workErr)
 	}
 	if s.cli.Context.Err() == nil { // or somebody wants the end
 		s.collect(r)
@@ -83,14 +86,15 @@ func (s *session) collect(r *runner.Report) {
 }
 
 // reportOf makes the report from the journal and from what is left in the queue.
-func (s *session) reportOf(code *int, drained time.Duration) (*runner.Report, error) {
+func (s *session) reportOf(code *int, drained time.Duration) (*runner.Tally, *runner.Report, error) {
 	t := runner.NewTally()
 	if err := runner.ReadJournal(s.file("journal"), t.Add); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	t.Notes = append(t.Notes, s.wiring.Notes...)
 	// The command's context may have ended, and who is told the truth should not mind.
-	return concludeTally(context.WithoutCancel(s.cli.Context), s.cli, s.queue, t, code, drained)
+	r, err := concludeTally(context.WithoutCancel(s.cli.Context), s.cli, s.queue, t, code, drained)
+	return t, r, err
 }
 
 // concludeTally completes a tally with what is left in the queue.
@@ -188,6 +192,9 @@ func reportLines(r *runner.Report) []string {
 	}
 	if d := time.Duration(r.Drained); d >= time.Second {
 		say("the end was put off by %s", duration(d))
+	}
+	if r.Pinned != nil {
+		say("pinned as %s: %s", r.Pinned.Name, pinnedText(r.Pinned.Paths))
 	}
 	if r.Evicted > 0 {
 		say("%s removed from the cache (%s), unused for the longest time", paths(r.Evicted), ibytes(r.EvictedBytes))

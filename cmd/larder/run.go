@@ -44,7 +44,7 @@ func drainFlags() []cli.Flag {
 	return slices.Concat([]cli.Flag{
 		&cli.DurationFlag{Name: "deadline", Value: 10 * time.Minute, DefaultText: "10m", EnvVars: []string{"LARDER_DEADLINE"}, Usage: "put the end off until everything is in the cache, for at most `TIME`, such as 90s or 1h"},
 		&cli.BoolFlag{Name: "strict", EnvVars: []string{"LARDER_STRICT"}, Usage: "fail if the cache can't be used (1), there was no time for something (3), or something could not be copied (4)"},
-	}, reportFlags(), gcFlags("0s"), []cli.Flag{quietFlag()})
+	}, pinFlags(), reportFlags(), gcFlags("0s"), []cli.Flag{quietFlag()})
 }
 
 func runAround(c *cli.Context) error {
@@ -55,6 +55,9 @@ func runAround(c *cli.Context) error {
 	if _, _, err := gcOptions(c); err != nil {
 		return err // now, and not when the command has run
 	}
+	if err := checkPinFlags(c); err != nil {
+		return err
+	}
 	if _, err := useGranularity(c); err != nil {
 		return err
 	}
@@ -62,11 +65,13 @@ func runAround(c *cli.Context) error {
 	defer child.Close()
 	if outer := outerSession(c); outer != "" {
 		fmt.Fprintf(c.App.ErrWriter, "larder: part of a run of the same cache, which sees to it\n")
+		nothingPinned(c, "only the whole run can pin its results")
 		return plainly(child)
 	}
 	s, err := openedSession(c)
 	switch {
 	case err != nil && c.Context.Err() != nil, err == nil && s == nil:
+		nothingPinned(c, "the cache is not used")
 		return plainly(child) // which has heard of a signal, too
 	case err != nil:
 		return err
@@ -74,6 +79,7 @@ func runAround(c *cli.Context) error {
 	defer s.remove()
 	s.introduce()
 	if s.queue == nil { // --read-only
+		nothingPinned(c, "the cache is only read")
 		return runChild(child, s.environ(), codeError)
 	}
 	return s.around(child)

@@ -209,7 +209,11 @@ func ignore(err, harmless error) error {
 // since somebody looked.
 func (s *session) adopt(from *queue.Queue, settings queue.Settings) error {
 	ctx := s.cli.Context
-	if _, err := look(ctx, s.cli, from, settings, s.journal.Add); err != nil { // sessions have queues without a bound
+	tell := func(e runner.Event) {
+		s.journal.Add(e)
+		s.journal.Add(runner.Event{Kind: runner.Earlier, Path: e.Path})
+	}
+	if _, err := look(ctx, s.cli, from, settings, tell); err != nil { // sessions have queues without a bound
 		s.log.Warn("what an earlier run has not looked at is not kept", "err", err)
 	}
 	byDrv := make(map[string][]string)
@@ -219,6 +223,7 @@ func (s *session) adopt(from *queue.Queue, settings queue.Settings) error {
 			return err
 		}
 		byDrv[row.Drv] = append(byDrv[row.Drv], row.Path)
+		s.journal.Add(runner.Event{Kind: runner.Earlier, Path: row.Path})
 		all = append(all, row.Path)
 	}
 	if err := rootsOf(s.queue).Protect(ctx, all...); err != nil {

@@ -44,6 +44,9 @@ func stop(c *cli.Context) error {
 	if _, _, err := gcOptions(c); err != nil {
 		return err
 	}
+	if err := checkPinFlags(c); err != nil {
+		return err
+	}
 	if _, err := useGranularity(c); err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ func openRoots(q *queue.Queue) (*gcroot.Roots, error) {
 // rootsOf returns the queue's roots, whether there are any or not.
 func rootsOf(q *queue.Queue) *gcroot.Roots {
 	dir := gcroot.Open(nixstore.DefaultDirs().State, q.Identity().ID)
-	return gcroot.Join(dir, gcroot.OpenLinks(q.File()+"-roots"))
+	return gcroot.Join(dir, gcroot.OpenLinks(gcroot.LinksOf(q.File())))
 }
 
 // watcherConfig returns what all that look at Nix's registrations have in common.

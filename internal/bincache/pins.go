@@ -66,10 +66,13 @@ func (c *Cache) Pin(ctx context.Context, name string, now time.Time, keep int, p
 		return fmt.Errorf("pin %s: %w", name, err)
 	}
 	paths = slices.Sorted(slices.Values(paths))
+	keep = max(1, keep)
 	if last := len(pin.History) - 1; last < 0 || !slices.Equal(pin.History[last].Paths, paths) {
-		pin.History = append(pin.History, Pinned{now, paths}) // or it is as it was
+		pin.History = append(pin.History, Pinned{now, paths})
+	} else if len(pin.History) <= keep {
+		return nil // it is as it was, and those who save the directory need not do it again
 	}
-	pin.History = pin.History[max(0, len(pin.History)-max(1, keep)):]
+	pin.History = pin.History[max(0, len(pin.History)-keep):]
 	if err := c.makeDir(pinsDir); err != nil {
 		return fmt.Errorf("pin %s: %w", name, err)
 	}

@@ -13,6 +13,8 @@ var (
 	buildClosureSQL string
 	//go:embed sql/built_from.sql
 	builtFromSQL string
+	//go:embed sql/results.sql
+	resultsSQL string
 )
 
 // BuildClosure returns the closures of some paths, which must be valid, and of all valid
@@ -64,4 +66,22 @@ func (s *Store) BuiltFrom(ctx context.Context, paths []string) (drvs map[string]
 		return nil, fmt.Errorf("read derivers: %w", err)
 	}
 	return drvs, nil
+}
+
+// Results returns those of some paths that none of the others needs, to run or to be built,
+// as far as that can be told: what whoever built all of them is likely to have wanted.
+// Sources are not among them.
+func (s *Store) Results(ctx context.Context, paths []string) (results []string, err error) {
+	list, err := json.Marshal(append([]string{}, paths...)) // not null
+	if err != nil {
+		return nil, err
+	}
+	err = s.db.read(ctx, func(tx *sql.Tx) (err error) {
+		results, err = queryAll[string](ctx, tx, resultsSQL, sql.Named("paths", string(list)))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what is a result: %w", err)
+	}
+	return results, nil
 }

@@ -30,6 +30,8 @@ const (
 	// FailedLog is the log of a build that failed, of the derivation Path, that came into
 	// the cache.
 	FailedLog Kind = "failed log"
+	// Earlier is a path that came up in our queue, but for an earlier run, which was killed.
+	Earlier Kind = "earlier"
 	// Gone is a job whose path was deleted before it could be copied.
 	Gone Kind = "gone"
 )

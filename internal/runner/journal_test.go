@@ -141,3 +141,34 @@ func must(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
+
+func TestTallyKnowsWhatTheRunHasMade(t *testing.T) {
+	tally := NewTally()
+	for _, e := range []Event{
+		{Kind: Registered, Path: "killed run's", Class: rules.Built},
+		{Kind: Earlier, Path: "killed run's"},
+		{Kind: Earlier, Path: "killed run's job"},
+		{Kind: Registered, Path: "deleted since", Class: rules.Built},
+		{Kind: Earlier, Path: "deleted since"},
+		{Kind: Registered, Path: "deleted since", Class: rules.Built},
+		{Kind: Registered, Path: "built", Class: rules.Built},
+		{Kind: Registered, Path: "hit", Class: rules.Downloaded, Present: true},
+		{Kind: Registered, Path: "left out", Class: rules.Downloaded, Reason: "nobody wants it"},
+		{Kind: Registered, Path: "source", Class: rules.Sources},
+		{Kind: Done, Path: "built, says the hook", Class: rules.Built},
+		{Kind: Done, Path: "killed run's job", Class: rules.Built},
+		{Kind: Done, Path: "source"},
+	} {
+		tally.Add(e)
+	}
+	tally.Finish()
+	if diff := cmp.Diff([]string{"built", "built, says the hook", "deleted since", "hit", "left out"}, tally.Made); diff != "" {
+		t.Errorf("made (-want +got):\n%s", diff)
+	}
+	if why := tally.WhyLeftOut("left out"); why != "nobody wants it" || tally.WhyLeftOut("built") != "" {
+		t.Errorf("left out since %q", why)
+	}
+	if len(tally.Used) != 4 { // a killed run has recorded nothing
+		t.Errorf("used is %q", tally.Used)
+	}
+}

@@ -68,6 +68,9 @@ type Report struct {
 	Restored Seconds `json:"restore_seconds,omitempty"`
 	Stored   Seconds `json:"save_seconds,omitempty"`
 
+	// Pinned is what a pin stands for from now on, if one was to be set, and was.
+	Pinned *Pinned `json:"pinned,omitempty"`
+
 	// ExitCode is the command's. It is nil where there was none.
 	ExitCode *int `json:"exit_code,omitempty"`
 
@@ -87,6 +90,12 @@ func (s Seconds) MarshalJSON() ([]byte, error) {
 type Failed struct {
 	Path  string `json:"path"`
 	Error string `json:"error"`
+}
+
+// Pinned are the results of a run that a pin keeps.
+type Pinned struct {
+	Name  string   `json:"name"`
+	Paths []string `json:"paths"`
 }
 
 // A Reason counts the paths that were left out for it.
@@ -123,10 +132,15 @@ type Tally struct {
 	// There are the paths of Report.AlreadyThere. It is good after Finish.
 	There []string
 
+	// Made are the paths that were built or downloaded for the run, be they in the cache or
+	// not. It is good after Finish.
+	Made []string
+
 	// Used are the paths that the run had to do with, and whose closures are in the
 	// cache. It is good after Finish.
 	Used []string
 
+	earlier    map[string]bool
 	failed     map[string]bool  // derivations of FailedLogs: a log may be copied again when there is more of it
 	registered map[string]Event // by path: the first time
 	done       map[string]bool
@@ -134,12 +148,15 @@ type Tally struct {
 	leftOut    map[string]string // reasons by path: the hook and the watcher may both tell of one
 }
 
+// WhyLeftOut returns why the rules do not want a path, or "" if that was not told.
+func (t *Tally) WhyLeftOut(path string) string { return t.leftOut[path] }
+
 // NewTally returns a Tally in which nothing is counted.
 func NewTally() *Tally {
 	return &Tally{
 		Report: Report{Failed: []Failed{}, LeftOut: []Reason{}, Conflicts: []Conflict{}, Notes: []string{}}, // never null
 		Wrote:  make(map[string]bool), registered: make(map[string]Event),
-		failed: make(map[string]bool), done: make(map[string]bool), built: make(map[string]bool), leftOut: make(map[string]string),
+		earlier: make(map[string]bool), failed: make(map[string]bool), done: make(map[string]bool), built: make(map[string]bool), leftOut: make(map[string]string),
 	}
 }
 
@@ -150,6 +167,7 @@ func (t *Tally) Add(e Event) {
 		if e.Reason != "" && !e.Present {
 			t.leftOut[e.Path] = e.Reason
 		}
+		delete(t.earlier, e.Path)
 		if _, ok := t.registered[e.Path]; !ok {
 			t.registered[e.Path] = e
 		}
@@ -170,6 +188,8 @@ func (t *Tally) Add(e Event) {
 	case FailedLog:
 		t.failed[e.Path] = true
 		t.FailedLogs = len(t.failed)
+	case Earlier:
+		t.earlier[e.Path] = true
 	case Gone:
 		t.Gone++
 	}
@@ -213,6 +233,14 @@ func (t *Tally) Finish() *Report {
 			t.There = append(t.There, path)
 		}
 	}
+	made := maps.Clone(t.built)
+	for path, e := range t.registered {
+		if e.Class == rules.Downloaded {
+			made[path] = true
+		}
+	}
+	maps.DeleteFunc(made, func(path string, _ bool) bool { return t.earlier[path] })
+	t.Made = slices.Sorted(maps.Keys(made))
 	slices.Sort(t.Hit)
 	r.Built = len(t.built)
 	r.Done = len(t.done)
