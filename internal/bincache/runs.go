@@ -105,9 +105,9 @@ func (c *Cache) recordRun(r Run) error {
 // store paths.
 func (c *Cache) covered(paths []string, since time.Time) bool {
 	since = since.Truncate(time.Second)
-	left := make(map[string]bool, len(paths))
+	left := make(map[string]bool, len(paths)) // by base name
 	for _, p := range paths {
-		left[p] = true
+		left[path.Base(p)] = true
 	}
 	if len(left) == 0 {
 		return true
@@ -120,18 +120,33 @@ func (c *Cache) covered(paths []string, since time.Time) bool {
 		if name < stamp(since) {
 			return false
 		}
-		r, err := c.readRun(name)
-		if err != nil || r.Ended.Before(since) {
-			continue // (ignored) it covers nothing
-		}
-		for p := range r.Paths() {
-			delete(left, p)
+		for _, found := range c.named(name, since, left) {
+			delete(left, found)
 		}
 		if len(left) == 0 {
 			return true
 		}
 	}
 	return false
+}
+
+// named returns which of some entries, by base name, a record names that ended at some time
+// or later. What can't be read names none. Most records are read only to find that they
+// name all, so nothing is made of what else they say.
+func (c *Cache) named(record string, since time.Time, wanted map[string]bool) (found []string) {
+	text, err := c.readFile(path.Join(runsDir, record), maxRun)
+	if err != nil {
+		return nil
+	}
+	ended, err := eachRunLine(text, func(l runLine) {
+		if (l.kind == "added" || l.kind == "used") && wanted[l.name] {
+			found = append(found, l.name)
+		}
+	})
+	if err != nil || checkEnded(ended) != nil || ended.Before(since) {
+		return nil
+	}
+	return found
 }
 
 // Paths yields all entries that the run used: what it added as well.
@@ -216,11 +231,18 @@ func (c *Cache) readRun(name string) (Run, error) {
 	if err != nil {
 		return Run{}, err
 	}
-	if until := time.Until(r.Ended); until > fastClock {
-		return Run{}, fmt.Errorf("it ends in %s, which is in the future", until.Round(time.Hour))
+	if err := checkEnded(r.Ended); err != nil {
+		return Run{}, err
 	}
 	r.Name = name
 	return r, nil
+}
+
+func checkEnded(ended time.Time) error {
+	if until := time.Until(ended); until > fastClock {
+		return fmt.Errorf("it ends in %s, which is in the future", until.Round(time.Hour))
+	}
+	return nil
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(runStamp) }
@@ -252,68 +274,94 @@ func (r *Run) format() []byte {
 }
 
 // parseRun reads a record of paths in a store directory.
-func parseRun(text []byte, storeDir string) (Run, error) {
-	header, rest, _ := strings.Cut(string(text), "\n")
-	digits, ok := strings.CutPrefix(header, runHeader)
-	version, err := strconv.Atoi(digits)
-	if !ok || err != nil || version < 1 {
-		return Run{}, errors.New("it is not the record of a run")
-	}
-	if version > runVersion {
-		return Run{}, fmt.Errorf("version %d is %w %d", version, errNewerRun, runVersion)
-	}
-	// What was cut off may end in a whole line, but not in this one.
-	body, ok := strings.CutSuffix("\n"+rest, "\nend\n")
-	if !ok {
-		return Run{}, errors.New("its end is missing")
-	}
-	var r Run
-	number := 1
-	for line := range strings.SplitSeq(strings.TrimPrefix(body, "\n"), "\n") {
-		number++
-		if err := r.set(line, storeDir); err != nil {
-			return Run{}, fmt.Errorf("line %d: %w", number, err)
+func parseRun(text []byte, storeDir string) (r Run, err error) {
+	r.Ended, err = eachRunLine(text, func(l runLine) {
+		switch l.kind {
+		case "summary":
+			r.Summary = true
+		case "bytes":
+			r.Bytes = l.bytes
+		case "added":
+			r.Added = append(r.Added, RunEntry{Path: storeDir + "/" + l.name, Build: l.build})
+		case "used":
+			r.Used = append(r.Used, storeDir+"/"+l.name)
+		case "gone":
+			r.Gone = append(r.Gone, storeDir+"/"+l.name)
 		}
-	}
-	if r.Ended.IsZero() {
-		return Run{}, errors.New("it does not say when the run ended")
+	})
+	if err != nil {
+		return Run{}, err
 	}
 	return r, nil
 }
 
-func (r *Run) set(line, storeDir string) error {
-	kind, value, _ := strings.Cut(line, " ")
-	switch kind {
+// A runLine is a line of a record.
+type runLine struct {
+	kind  string
+	name  string // base name of a store path
+	build time.Duration
+	bytes int64
+	ended time.Time
+}
+
+// eachRunLine calls f for the lines of a record, and returns when it ended. What it has
+// called f for before an error means nothing.
+func eachRunLine(text []byte, f func(runLine)) (ended time.Time, err error) {
+	header, rest, _ := strings.Cut(string(text), "\n")
+	digits, ok := strings.CutPrefix(header, runHeader)
+	version, err := strconv.Atoi(digits)
+	if !ok || err != nil || version < 1 {
+		return ended, errors.New("it is not the record of a run")
+	}
+	if version > runVersion {
+		return ended, fmt.Errorf("version %d is %w %d", version, errNewerRun, runVersion)
+	}
+	// What was cut off may end in a whole line, but not in this one.
+	body, ok := strings.CutSuffix(rest, "end\n")
+	if !ok || body != "" && body[len(body)-1] != '\n' {
+		return ended, errors.New("its end is missing")
+	}
+	number := 1
+	for line := range strings.Lines(body) {
+		number++
+		l, err := parseRunLine(strings.TrimSuffix(line, "\n"))
+		if err != nil {
+			return ended, fmt.Errorf("line %d: %w", number, err)
+		}
+		if l.kind == "ended" {
+			ended = l.ended
+		}
+		f(l)
+	}
+	if ended.IsZero() {
+		return ended, errors.New("it does not say when the run ended")
+	}
+	return ended, nil
+}
+
+func parseRunLine(line string) (l runLine, err error) {
+	var value string
+	l.kind, value, _ = strings.Cut(line, " ")
+	switch l.kind {
 	case "ended":
-		ended, err := time.Parse(runTime, value)
-		r.Ended = ended.Truncate(time.Second)
-		return err
-	case "summary":
-		r.Summary = true
-		return nil
+		l.ended, err = time.Parse(runTime, value)
+		l.ended = l.ended.Truncate(time.Second)
 	case "bytes":
-		size, err := strconv.ParseUint(value, 10, 63)
-		r.Bytes = int64(size)
-		return err
+		var size uint64
+		size, err = strconv.ParseUint(value, 10, 63)
+		l.bytes = int64(size)
 	case "added":
 		name, seconds, ok := strings.Cut(value, " ")
-		e := RunEntry{Path: storeDir + "/" + name}
 		if ok {
-			var err error
-			if e.Build, err = parseSeconds(seconds); err != nil {
-				return err
+			if l.build, err = parseSeconds(seconds); err != nil {
+				return l, err
 			}
 		}
-		r.Added = append(r.Added, e)
-		return checkBaseName(name)
-	case "used":
-		r.Used = append(r.Used, storeDir+"/"+value)
-		return checkBaseName(value)
-	case "gone":
-		r.Gone = append(r.Gone, storeDir+"/"+value)
-		return checkBaseName(value)
+		l.name, err = name, checkBaseName(name)
+	case "used", "gone":
+		l.name, err = value, checkBaseName(value)
 	}
-	return nil // other kinds are of other releases
+	return l, err // other kinds are of other releases
 }
 
 func parseSeconds(text string) (time.Duration, error) {
