@@ -2,6 +2,7 @@ package watcher
 
 import (
 	"context"
+	"strings"
 
 	"github.com/nix-larder/larder/internal/nixstore"
 )
@@ -10,7 +11,7 @@ import (
 type choice struct {
 	nixstore.Registration
 	unwanted string // why the rules do not want it, or ""
-	present  bool   // the cache has it; of what is unwanted only known to those who observe
+	present  bool   // the cache has it; of what is unwanted only known to those who observe, and not of derivations
 }
 
 // choose finds out what is to become of some registrations.
@@ -20,7 +21,7 @@ func (c *Config) choose(ctx context.Context, regs []nixstore.Registration) []cho
 	var of []int       // whose they are
 	for i, reg := range regs {
 		choices[i] = choice{Registration: reg, unwanted: c.Rules.Unwanted(reg, false)}
-		if choices[i].unwanted == "" || c.Observe != nil {
+		if choices[i].unwanted == "" || c.Observe != nil && !strings.HasSuffix(reg.Path, ".drv") {
 			paths, of = append(paths, reg.Path), append(of, i)
 		}
 	}

@@ -74,7 +74,9 @@ type Config struct {
 	Epoch string
 
 	// Observe, if it is not nil, is told of every registration once it is dealt with:
-	// why the rules do not want it, or "", and whether the cache had it before.
+	// why the rules do not want it, or "", and whether the cache had it before. That is not
+	// looked up for derivations that are not wanted: nobody asks, and there are as many of
+	// them as of everything else.
 	Observe func(reg nixstore.Registration, unwanted string, present bool)
 
 	// Poll is how often to look without being woken. Zero means 10 seconds.

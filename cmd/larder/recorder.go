@@ -23,6 +23,7 @@ type recorder struct {
 	target      *target // to which what happens belongs
 	granularity time.Duration
 	every       time.Duration // how long to wait for more
+	most        int           // entries of a record
 	log         *slog.Logger
 
 	news chan struct{} // has a token if there is something to write
@@ -43,7 +44,7 @@ type dayUse struct {
 }
 
 func newRecorder(t *target, granularity, every time.Duration, log *slog.Logger) *recorder {
-	return &recorder{target: t, granularity: granularity, every: every, log: log, news: make(chan struct{}, 1)}
+	return &recorder{target: t, granularity: granularity, every: every, most: maxRecorded, log: log, news: make(chan struct{}, 1)}
 }
 
 // tell hears what happens.
@@ -72,7 +73,7 @@ func (r *recorder) tell(e runner.Event) {
 func (r *recorder) today(now time.Time) *dayUse {
 	if len(r.days) > 0 {
 		d := r.days[len(r.days)-1]
-		if now.Before(d.until) && len(d.added)+len(d.used) < maxRecorded {
+		if now.Before(d.until) && len(d.added)+len(d.used) < r.most {
 			d.last = now
 			return d
 		}
