@@ -118,6 +118,7 @@ func TestTallyTellsTheTruth(t *testing.T) {
 		},
 		"failed_logs": 1.,
 		"hits":        2., "hit_nar_bytes": 110., "saved_seconds": 0., "timed_hits": 0.,
+		"evicted": 0., "evicted_bytes": 0., "too_much_bytes": 0.,
 		"drain_seconds": 1.5, "notes": []any{},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
