@@ -120,7 +120,13 @@ func TestContentAddressedIsWhatNixTakesForIt(t *testing.T) {
 		for what, change := range map[string]func(*NarInfo){
 			"another name":  func(n *NarInfo) { n.StorePath += "x" },
 			"another store": func(n *NarInfo) { n.StorePath = "/gnu/store/" + filepath.Base(n.StorePath) },
-			"another hash":  func(n *NarInfo) { n.CA = n.CA[:len(n.CA)-9] + "0" + n.CA[len(n.CA)-8:] },
+			"another hash": func(n *NarInfo) {
+				digit := "0"
+				if n.CA[len(n.CA)-9] == '0' {
+					digit = "1"
+				}
+				n.CA = n.CA[:len(n.CA)-9] + digit + n.CA[len(n.CA)-8:]
+			},
 			"another method": func(n *NarInfo) {
 				method, _, _ := parseCA(n.CA)
 				n.CA = map[bool]string{true: "fixed:r:", false: "fixed:"}[method == "fixed:"] + strings.TrimPrefix(n.CA, method)
