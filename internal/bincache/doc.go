@@ -16,7 +16,6 @@
 //	.larder/recompressed      which NARs need not be compressed once more
 //	.larder/retired           until when files stay that nobody needs
 //	.larder/removals          a word that changes when entries are removed
-//	.larder/trash/            what is being removed
 //	.larder/pins/             what is kept whatever its use
 //	.larder/trash/            what is being removed
 //	.larder/lock              for what changes entries, never for adding

@@ -112,8 +112,9 @@ func (c *Cache) PublishNar(t *Temp, name string) error {
 
 // PublishNarInfo publishes a narinfo, and with it an entry, whose NAR and whose
 // references' narinfos must be in place. It tells whether it did: one that is there is
-// kept, unless it is damaged. Only to find that out it takes, and waits for, the cache's
-// lock.
+// kept, unless it is damaged, and then what it says besides stays, such as signatures, if
+// it can be read and is about the same contents. Only to find that out it takes, and waits
+// for, the cache's lock.
 func (c *Cache) PublishNarInfo(ctx context.Context, t *Temp, storePath string) (published bool, err error) {
 	name := narInfoName(storePath)
 	err = t.Publish(name)
@@ -131,7 +132,7 @@ func (c *Cache) PublishNarInfo(ctx context.Context, t *Temp, storePath string) (
 		t.Discard()
 		return false, nil
 	case errors.Is(err, ErrDamaged), errors.Is(err, fs.ErrNotExist):
-		err = t.Replace(name)
+		err = c.replaceNarInfo(t, name)
 		return err == nil, err
 	}
 	return false, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"runtime"
 	"strings"
 	"sync"
@@ -25,11 +26,37 @@ type Found struct {
 // ctx ends, its error is that of all that have not been looked for.
 func (c *Cache) Find(ctx context.Context, storePaths []string) []Found {
 	found := make([]Found, len(storePaths))
+	c.spread(len(storePaths), func(i int, f *finder, buf []byte) {
+		found[i] = c.findOne(ctx, f, storePaths[i], buf)
+	})
+	return found
+}
+
+// Look calls see for many entries, by the first parts of their store paths, with what Read
+// returns of them but for the text, which takes a fraction of the time. It is called by
+// several goroutines. Of what has not been looked at when ctx ends, it is not told.
+func (c *Cache) Look(ctx context.Context, hashes []string, see func(hash string, n *NarInfo, err error)) {
+	c.spread(len(hashes), func(i int, f *finder, buf []byte) {
+		if ctx.Err() != nil {
+			return
+		}
+		hash := hashes[i]
+		n, err := f.read(hash+narInfoEnding, buf)
+		if err != nil || HashPart(n.StorePath) != hash || path.Dir(n.StorePath) != c.storeDir {
+			n, _, err = c.Read(hash)
+		}
+		see(hash, n, err)
+	})
+}
+
+// spread calls do for each of count numbers, by as many goroutines as it takes, with a
+// finder that may be nil, and a buffer.
+func (c *Cache) spread(count int, do func(i int, f *finder, buf []byte)) {
 	f, err := c.newFinder()
 	if err != nil {
 		f = nil // (ignored) Entry tells what is wrong
 	}
-	var next, finders atomic.Int64 // in storePaths; goroutines
+	var next, finders atomic.Int64 // of the numbers; goroutines
 	var all sync.WaitGroup
 	var find func()
 	start := func() {
@@ -42,12 +69,12 @@ func (c *Cache) Find(ctx context.Context, storePaths []string) []Found {
 		slow := 0 // one after the other
 		for {
 			end := int(next.Add(findBatch))
-			if end-findBatch >= len(storePaths) {
+			if end-findBatch >= count {
 				return
 			}
-			for i := end - findBatch; i < min(end, len(storePaths)); i++ {
+			for i := end - findBatch; i < min(end, count); i++ {
 				begin := time.Now()
-				found[i] = c.findOne(ctx, f, storePaths[i], buf)
+				do(i, f, buf)
 				if slow++; time.Since(begin) < slowFind {
 					slow = 0
 				}
@@ -57,12 +84,11 @@ func (c *Cache) Find(ctx context.Context, storePaths []string) []Found {
 			}
 		}
 	}
-	for range min(runtime.GOMAXPROCS(0), (len(storePaths)+findBatch-1)/findBatch) {
+	for range min(runtime.GOMAXPROCS(0), (count+findBatch-1)/findBatch) {
 		start()
 	}
 	all.Wait()
 	f.close()
-	return found
 }
 
 // slowFind is how long an entry takes that waits for something else than a processor: a
@@ -124,16 +150,24 @@ func (f *finder) close() {
 
 // find returns an entry, or fs.ErrNotExist, or errNotQuick. It uses buf.
 func (f *finder) find(storePath string, buf []byte) (*NarInfo, error) {
+	n, err := f.read(narInfoName(storePath), buf)
+	if err == nil && n.StorePath != storePath {
+		return nil, errNotQuick
+	}
+	return n, err
+}
+
+// read is find for the name of a narinfo, whatever store path it is for.
+func (f *finder) read(name string, buf []byte) (*NarInfo, error) {
 	if f == nil {
 		return nil, errNotQuick
 	}
-	name := narInfoName(storePath)
 	text, err := readIn(f.top, name, buf)
 	if err != nil {
 		return nil, err
 	}
 	n, err := ParseNarInfo(text)
-	if err != nil || n.StorePath != storePath {
+	if err != nil {
 		return nil, errNotQuick
 	}
 	file, ok := strings.CutPrefix(n.URL, "nar/")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"path"
 	"regexp"
 	"slices"
@@ -108,26 +109,51 @@ func (c *Cache) Unpin(ctx context.Context, name string) error {
 // Pins returns all pins, by name. One that can't be read is an error that names it: who
 // removes entries must not think that it keeps nothing.
 func (c *Cache) Pins() ([]Pin, error) {
-	names, err := c.readDir(pinsDir)
-	if err = ignoreNotExist(err); err != nil {
-		return nil, fmt.Errorf("list pins: %w", err)
-	}
-	slices.Sort(names)
 	var pins []Pin
-	for _, name := range names {
-		if CheckPinName(name) != nil {
-			continue // .keep, or not ours
-		}
-		p, err := c.readPin(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed meanwhile
-		}
+	for p, err := range c.EachPin() {
 		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", path.Join(pinsDir, name), err)
+			return nil, err
 		}
 		pins = append(pins, p)
 	}
 	return pins, nil
+}
+
+// A PinError says that a pin can't be read.
+type PinError struct {
+	File string // below the cache
+	Err  error
+}
+
+func (e *PinError) Error() string { return fmt.Sprintf("read %s: %v", e.File, e.Err) }
+func (e *PinError) Unwrap() error { return e.Err }
+
+// EachPin yields all pins, by name. One that can't be read is a [PinError], and the others
+// follow.
+func (c *Cache) EachPin() iter.Seq2[Pin, error] {
+	return func(yield func(Pin, error) bool) {
+		names, err := c.readDir(pinsDir)
+		if err = ignoreNotExist(err); err != nil {
+			yield(Pin{}, fmt.Errorf("list pins: %w", err))
+			return
+		}
+		slices.Sort(names)
+		for _, name := range names {
+			if CheckPinName(name) != nil {
+				continue // .keep, or not ours
+			}
+			p, err := c.readPin(name)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // removed meanwhile
+			}
+			if err != nil {
+				err = &PinError{path.Join(pinsDir, name), err}
+			}
+			if !yield(p, err) {
+				return
+			}
+		}
+	}
 }
 
 // Paths returns everything that the pin keeps, of all its history.

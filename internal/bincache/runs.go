@@ -77,7 +77,8 @@ func (c *Cache) RecordSummary(r Run) error {
 	return nil
 }
 
-// RemoveRuns removes records, by their names, whose contents others have.
+// RemoveRuns removes records, by their names, whose contents others have, or nobody can
+// read.
 func (c *Cache) RemoveRuns(names ...string) error {
 	for _, name := range names {
 		if err := ignoreNotExist(c.root.Remove(path.Join(runsDir, name))); err != nil {
