@@ -19,6 +19,7 @@ type entry struct {
 	referrers   []*entry       // who can't be published before it
 	unpublished int            // references that are neither published nor in a batch
 	batched     bool           // it is in a batch of the publisher
+	rewrite     bool           // it is in the cache, but damaged
 	present     bool           // it is in the cache, but not all that it refers to, or it lacks something
 	lack        lack           // of one that is present
 	dump        *dump          // when it is dumped
@@ -200,7 +201,7 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 		w.complete[node.ID] = struct{}{}
 		return false
 	}
-	e := &entry{id: node.ID, info: l.info, present: l.present, lack: l.lack}
+	e := &entry{id: node.ID, info: l.info, rewrite: l.rewrite, present: l.present, lack: l.lack}
 	if e.present {
 		e.info = &nixstore.Info{Path: l.path}
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/nixtest"
 )
@@ -260,4 +261,26 @@ func TestCloseNeverLeavesACallBehind(t *testing.T) {
 		}
 		f.check(t)
 	}
+}
+
+// What somebody says to be damaged is replaced, and never missing.
+func TestWhatIsSaidToBeDamagedIsRewritten(t *testing.T) {
+	f := newFixture(t)
+	m := f.family(t)
+	f.copy(t, Options{}, m.top)
+	_, nar := f.entry(t, m.base)
+	info, err := os.Stat(nar)
+	must(t, err)
+	must(t, os.WriteFile(nar, make([]byte, info.Size()), 0o644))
+	if r := f.copy(t, Options{}, m.top); r.Copied != 0 {
+		t.Errorf("without a word: %+v", r)
+	}
+	rewrite := func(have *bincache.NarInfo) bool { return have.StorePath == m.base }
+	if r := f.copy(t, Options{Rewrite: rewrite, Elsewhere: elsewhere(m.base)}, m.top); r.Copied != 0 {
+		t.Errorf("what others have: %+v", r)
+	}
+	if r := f.copy(t, Options{Rewrite: rewrite}, m.top); r.Copied != 1 {
+		t.Errorf("with it: %+v", r)
+	}
+	f.check(t)
 }

@@ -23,6 +23,7 @@ type look struct {
 	present   bool           // the cache has it
 	signed    bool           // and has now been signed
 	lack      lack           // of what is present
+	rewrite   bool           // the cache has it, but damaged
 	elsewhere bool           // the cache need not have it, nor what it refers to
 	err       error          // this path's own trouble
 }
@@ -74,7 +75,7 @@ func (w *Writer) findPresent(contents []nixstore.Content, found []bincache.Found
 	var same []int
 	for i, c := range contents {
 		looked[i].path = c.Path
-		if have := found[i].Entry; have != nil && have.NarHash == c.NarHash && !lacks(have, c.Sigs) {
+		if have := found[i].Entry; have != nil && have.NarHash == c.NarHash && !lacks(have, c.Sigs) && !w.rewrite(have) {
 			looked[i].present = len(w.keys) == 0
 			same = append(same, i)
 		}
@@ -104,6 +105,11 @@ func (w *Writer) lookAt(ctx context.Context, node nixstore.Node, info *nixstore.
 		return look{}, err
 	}
 	err := found.Err
+	if err == nil && w.rewrite(found.Entry) {
+		l, err := w.lookElsewhere(ctx, info)
+		l.rewrite = true
+		return l, err
+	}
 	if err == nil && w.replace && !SameContents(found.Entry, info) {
 		return look{path: info.Path, info: info}, nil
 	}

@@ -101,7 +101,11 @@ func (w *Writer) publish(batch []*entry) error {
 	}
 	for _, e := range batch {
 		if d := e.dump; !d.narPublished {
-			if err := w.cache.PublishNar(d.nar, d.narInfo.URL); err != nil {
+			publish := w.cache.PublishNar
+			if e.rewrite {
+				publish = (*bincache.Temp).Replace
+			}
+			if err := publish(d.nar, d.narInfo.URL); err != nil {
 				return err
 			}
 			d.narPublished = true
@@ -141,6 +145,9 @@ func (w *Writer) publish(batch []*entry) error {
 // publishNarInfo publishes the narinfo of an entry. It tells whether it did, and what it
 // has replaced.
 func (w *Writer) publishNarInfo(e *entry) (published bool, was *bincache.NarInfo, err error) {
+	if e.rewrite {
+		return true, nil, w.cache.RewriteNarInfo(w.ctx, e.dump.infoFile, e.info.Path)
+	}
 	if w.replace {
 		return w.cache.ReplaceNarInfo(w.ctx, e.dump.infoFile, e.dump.narInfo)
 	}

@@ -39,7 +39,9 @@
 // An entry that is there stays, also if the store has other contents by now: a build
 // that is not reproducible. Only with Replace it gives way, NAR first, and the narinfo
 // by a rename under the cache's lock; its own NAR stays for those who have read where
-// it is.
+// it is. One that is said to be damaged is written anew: its NAR, by a rename over the
+// damaged one if both have the same name, and then the narinfo, which keeps what others
+// have written into it.
 //
 // What there is to write goes into a [bincache.Room], so that the file system keeps a reserve.
 // How small a NAR gets is known when it is compressed: one that turns out to be too large is
@@ -115,6 +117,11 @@ type Options struct {
 	// machine.
 	Background bool
 
+	// Rewrite tells of an entry that looks as it should whether it is written anew all the
+	// same, with its NAR: somebody has found it damaged. Nil means that none is. It may be
+	// called by several goroutines.
+	Rewrite func(have *bincache.NarInfo) bool
+
 	// Elsewhere tells whether all who read the cache have a path from somewhere else,
 	// with all that it refers to. It then counts as present. Nil means that they have
 	// none. It may be called by several goroutines, as Cut may.
@@ -154,6 +161,7 @@ type Writer struct {
 	elsewhere   func(context.Context, *nixstore.Info) (bool, error)
 	cut         func(*nixstore.Info) string
 	replace     bool
+	rewrite     func(*bincache.NarInfo) bool
 	published   func(*bincache.NarInfo)
 	kept        func(have, n *bincache.NarInfo)
 	caseHack    *bool
@@ -196,6 +204,9 @@ func New(o Options) *Writer {
 	if o.Elsewhere == nil {
 		o.Elsewhere = func(context.Context, *nixstore.Info) (bool, error) { return false, nil }
 	}
+	if o.Rewrite == nil {
+		o.Rewrite = func(*bincache.NarInfo) bool { return false }
+	}
 	if o.Cut == nil {
 		o.Cut = func(*nixstore.Info) string { return "" }
 	}
@@ -224,6 +235,7 @@ func New(o Options) *Writer {
 		elsewhere:   o.Elsewhere,
 		cut:         o.Cut,
 		replace:     o.Replace,
+		rewrite:     o.Rewrite,
 		published:   o.Published,
 		kept:        o.Kept,
 		caseHack:    o.CaseHack,
