@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/cachegc"
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/queue"
 )
@@ -175,6 +176,14 @@ func openToChange(c *cli.Context, s queue.Settings) (*bincache.Cache, error) {
 		return nil, err
 	}
 	return cache, nil
+}
+
+// lookAfter deals with what others have left who were killed while they changed the cache.
+func lookAfter(ctx context.Context, cache *bincache.Cache) error {
+	if err := cache.SweepTemp(sweepAge); err != nil {
+		return orHint(err, hintCache)
+	}
+	return orHint(cachegc.Heal(ctx, cache), hintCache)
 }
 
 // openCache opens a cache. One that the command line names is made if it is

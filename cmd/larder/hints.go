@@ -30,8 +30,9 @@ func orHint(err error, hint string) error {
 }
 
 const (
-	hintQueue = "choose another file with --queue FILE"
-	hintCache = "choose another directory with --cache DIR"
+	hintQueue  = "choose another file with --queue FILE"
+	hintCache  = "choose another directory with --cache DIR"
+	hintVerify = "larder verify tells what is wrong, and larder verify --repair mends it"
 )
 
 // hintFor returns what to type next after an error, or "". What was said where

@@ -87,6 +87,13 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 		"recompress --cache DIR --budget 0s",
 		"recompress --cache DIR --workers -1",
 		"recompress --cache DIR --dry-run --remember",
+		"verify all",
+		"verify --cache DIR --sample 5%",
+		"verify --cache DIR --contents --sample 5",
+		"verify --cache DIR --contents --sample 0%",
+		"verify --cache DIR --no-store",
+		"verify --cache s3://bucket",
+		"verify --cache DIR --trusted-public-key nonsense",
 	} {
 		var stdout, stderr bytes.Buffer
 		args := strings.Fields(strings.ReplaceAll("larder "+args, "DIR", t.TempDir()))

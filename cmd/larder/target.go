@@ -257,20 +257,13 @@ func (t *target) forget() {
 	}
 }
 
-// lookAfter deals with what others have left who were killed while they changed the cache.
-func lookAfter(ctx context.Context, cache *bincache.Cache) error {
-	if err := cache.SweepTemp(sweepAge); err != nil {
-		return orHint(err, hintCache)
-	}
-	return orHint(cachegc.Heal(ctx, cache), hintCache)
-}
-
 // targetOptions say how openTarget's writer works.
 type targetOptions struct {
 	background bool
-	wanted     []string           // paths without which there is nothing to do, and no cache to be made
-	tell       func(runner.Event) // hears what happens; nil means that nobody wants to
-	replace    bool               // entries with other contents
+	wanted     []string                          // paths without which there is nothing to do, and no cache to be made
+	tell       func(runner.Event)                // hears what happens; nil means that nobody wants to
+	replace    bool                              // entries with other contents
+	rewrite    func(have *bincache.NarInfo) bool // entries that are damaged although they look whole; may be nil
 	log        *slog.Logger
 }
 
@@ -341,6 +334,7 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 		Published:   t.added,
 		Kept:        t.kept,
 		Replace:     o.replace,
+		Rewrite:     o.rewrite,
 		Log:         o.log,
 	})
 	return t, nil

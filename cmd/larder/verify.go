@@ -4,15 +4,23 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"github.com/urfave/cli/v2"
 
+	"github.com/nix-larder/larder/cachewriter"
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/cachecheck"
+	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/rules"
 	"github.com/nix-larder/larder/queue"
 )
@@ -22,62 +30,63 @@ func verifyCommand() *cli.Command {
 		Name:  "verify",
 		Usage: "look whether a cache is whole, and mend it",
 		Description: "Looks at all entries: whether they can be read, their NARs are there and have the right size, what they refer to is there, " +
-			"and, with --trusted-public-key, who has signed them. With --contents NARs are read and their hashes compared. With --repair what is damaged is " +
-			"written anew from the store, if Nix still has it with the same contents; else the entry is withdrawn, with all that need it, so that clients " +
-			"build instead of failing. All that goes is named. Without --repair it needs no Nix, and with --cache no queue.",
-		Flags: []cli.Flag{
+			"and, with --trusted-public-key, who has signed them; at records of runs, and at pins. With --contents NARs are read and their hashes compared. It changes nothing, needs no Nix, " +
+			"and with --cache no queue. It ends with 5 if something is wrong.\n\n" +
+			"With --repair what is damaged is written anew from the store, if Nix still has it with the same contents; else the entry is withdrawn, with all that need it, so that clients " +
+			"build instead of failing. All that goes is named, and what nobody can judge stays, such as what may not be read. It ends with 5 only if something is left. " +
+			"Whoever is interrupted calls it again.",
+		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(),
 			&cli.BoolFlag{Name: "contents", Usage: "read NARs, and compare their hashes"},
 			&cli.StringFlag{Name: "sample", Usage: "with --contents: read a random `SHARE` of the NARs, such as 5%, so that many runs read them all"},
 			&cli.BoolFlag{Name: "repair", Usage: "mend what is damaged, or withdraw it"},
-			&cli.StringSliceFlag{Name: "base", Usage: "clients also use this `CACHE`, a directory (default: those of the queue's rules)"},
-			&cli.BoolFlag{Name: "upstream", Usage: "clients have what is missing from an upstream (default: if the queue's rules leave something to one)"},
+			&cli.BoolFlag{Name: "no-store", Usage: "with --repair: withdraw all that is damaged, where there is no Nix that may have it"},
+			&cli.StringSliceFlag{Name: "base", Usage: "clients also use this `CACHE`, a directory; '' for none (default: those of the queue's rules)"},
+			&cli.BoolFlag{Name: "upstream", Usage: "clients have what is missing from an upstream; --upstream=false that they have not, so that what needs it is withdrawn (default: if the queue's rules leave something to one)"},
 			trustedKeyFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
-		},
+		}, append(contentFlags(), keyFlags()...)...),
 		Action: verify,
 	}
+}
+
+// A verification is what verify is to do.
+type verification struct {
+	settings queue.Settings
+	rules    rules.Rules
+	cache    *bincache.Cache
+	bases    []*bincache.Cache
+	keys     []signature.PublicKey
+	share    func(url string) bool
 }
 
 func verify(c *cli.Context) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
-	share, err := parseShare(c)
+	v, err := newVerification(c)
 	if err != nil {
 		return err
 	}
-	keys, err := trustedKeys(c)
+	if c.Bool("repair") {
+		v.cache, err = openToChange(c, v.settings)
+	} else {
+		v.cache, err = openReadOnly(c, v.settings, "")
+	}
 	if err != nil {
 		return err
 	}
-	settings, err := pushSettings(c)
-	if err != nil {
-		return err
-	}
-	r, err := rules.Parse(settings.Rules)
-	if err != nil {
-		return err
-	}
-	cache, err := openToVerify(c, settings)
-	if err != nil {
-		return err
-	}
-	defer cache.Close()
-	urls := r.Bases
-	if c.IsSet("base") {
-		urls = list(c, "base")
-	}
-	k := &cachecheck.Checker{
-		Cache: cache, Upstream: c.Bool("upstream") || !c.IsSet("upstream") && len(r.SkipSignedBy) > 0,
-		Keys: keys, Contents: c.Bool("contents"), Share: share,
-	}
-	for _, url := range urls {
-		base, err := openBase(url, cache.StoreDir())
+	defer v.cache.Close()
+	for _, url := range v.rules.Bases {
+		base, err := openBase(url, v.cache.StoreDir())
 		if err != nil {
 			return err
 		}
 		defer base.Close()
-		k.Bases = append(k.Bases, base)
+		v.bases = append(v.bases, base)
+	}
+	k := &cachecheck.Checker{
+		Cache: v.cache, Bases: v.bases, Upstream: v.hasUpstream(c),
+		Keys: v.keys, Contents: c.Bool("contents"), Share: v.share,
 	}
 	done := showProgress(c, func() progress {
 		p := k.Progress()
@@ -88,20 +97,59 @@ func verify(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	var repairs []cachecheck.Repair
-	if c.Bool("repair") && len(report.Problems) > 0 {
-		if repairs, err = repair(c, settings, cache, report.Problems); err != nil {
-			return err
-		}
+	if !c.Bool("repair") {
+		return printVerified(c, v, report, nil)
 	}
-	return printVerified(c, cache, report, repairs)
+	var repairs []cachecheck.Repair
+	if len(report.Problems) > 0 {
+		repairs, err = v.repair(c, report.Problems)
+	}
+	if printErr := printVerified(c, v, report, repairs); err == nil {
+		return printErr
+	}
+	return orHint(err, "what is done stays; run the command again to go on")
 }
 
-func openToVerify(c *cli.Context, s queue.Settings) (*bincache.Cache, error) {
-	if !c.Bool("repair") {
-		return openReadOnly(c, s, "")
+// newVerification reads the flags and the settings.
+func newVerification(c *cli.Context) (v *verification, err error) {
+	v = &verification{}
+	if v.share, err = parseShare(c); err != nil {
+		return nil, err
 	}
-	return openToChange(c, s)
+	if c.Bool("no-store") && !c.Bool("repair") {
+		return nil, usageError("--no-store is of use with --repair only", "larder verify --repair --no-store")
+	}
+	if v.keys, err = trustedKeys(c); err != nil {
+		return nil, err
+	}
+	if v.settings, err = pushSettings(c); err != nil {
+		return nil, err
+	}
+	if v.rules, err = rules.Parse(v.settings.Rules); err != nil {
+		return nil, err
+	}
+	if c.IsSet("base") {
+		v.rules.Bases = nil
+		for _, arg := range list(c, "base") {
+			dir, err := parseCache(arg)
+			if err != nil {
+				return nil, err
+			}
+			v.rules.Bases = append(v.rules.Bases, bincache.URL(dir))
+		}
+		v.settings.Rules = v.rules.Format() // also for who copies
+	}
+	return v, nil
+}
+
+func (v *verification) hasUpstream(c *cli.Context) bool {
+	return c.Bool("upstream") || !c.IsSet("upstream") && len(v.rules.SkipSignedBy) > 0
+}
+
+// closed tells whether it is known that clients have nothing from elsewhere: by the rules of
+// a queue, or by what the command line says.
+func (v *verification) closed(c *cli.Context) bool {
+	return !v.hasUpstream(c) && (c.IsSet("upstream") || v.settings.Cache != "")
 }
 
 // parseShare returns what chooses the NARs that are read, or nil for all.
@@ -124,34 +172,72 @@ func parseShare(c *cli.Context) (func(url string) bool, error) {
 	}, nil
 }
 
-// repair mends. Without a store, or a cache for another one, all it can do is withdraw.
-func repair(c *cli.Context, s queue.Settings, cache *bincache.Cache, problems []cachecheck.Problem) ([]cachecheck.Repair, error) {
-	var store cachecheck.Store = cachecheck.NoStore{}
-	t, err := openTarget(c, s, targetOptions{log: stderrLog(c)})
-	if err == nil {
-		defer t.close()
-		store = &mendStore{t}
-	} else {
-		warn(c, "nothing can be written anew: %v", err)
+// repair mends. That the store can't be opened is no reason to withdraw what it may have.
+func (v *verification) repair(c *cli.Context, problems []cachecheck.Problem) ([]cachecheck.Repair, error) {
+	m := &cachecheck.Mender{
+		Cache: v.cache, Bases: v.bases, Closed: v.closed(c), Keys: v.keys,
+		Upstream: func(sigs []string) bool { return v.rules.Upstream(sigs) != "" },
 	}
-	done := func() {}
-	if t != nil {
-		done = showProgress(c, t.progress)
+	if c.Bool("no-store") {
+		return m.Mend(c.Context, problems)
 	}
-	defer done()
-	return cachecheck.Mend(c.Context, cache, store, problems)
+	store := &mendStore{}
+	t, err := openTarget(c, v.settings, targetOptions{log: stderrLog(c), rewrite: store.isAnew})
+	if err != nil {
+		return nil, orHint(err, "where there is no Nix, --no-store has all that is damaged withdrawn")
+	}
+	defer t.close()
+	store.t, m.Store = t, store
+	defer showProgress(c, t.progress)()
+	return m.Mend(c.Context, problems)
 }
 
 // A mendStore is the local store, for repairs.
-type mendStore struct{ t *target }
+type mendStore struct {
+	t *target
 
-func (m *mendStore) Find(ctx context.Context, hash string) (string, bincache.Hash, bool) {
-	path, narHash, err := m.t.store.FindHash(ctx, hash)
-	return path, narHash, err == nil // what is wrong with the store is why it can't be had
+	mu   sync.Mutex
+	anew map[string]bool // hashes of entries that are written anew although they look whole
 }
 
-func (m *mendStore) Copy(ctx context.Context, path string) error {
-	_, err := m.t.writer.Copy(ctx, path)
+func (m *mendStore) isAnew(have *bincache.NarInfo) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.anew[bincache.HashPart(have.StorePath)]
+}
+
+func (m *mendStore) Find(ctx context.Context, hash string) (*bincache.NarInfo, error) {
+	path, _, err := m.t.store.FindHash(ctx, hash)
+	var info *nixstore.Info
+	if err == nil {
+		info, err = m.t.store.Info(ctx, path)
+	}
+	if errors.Is(err, nixstore.ErrNotValid) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	n := &bincache.NarInfo{
+		StorePath: info.Path, NarHash: info.NarHash, NarSize: info.NarSize, References: []string{},
+		Sigs: bincache.ValidSigs(info.Sigs), CA: info.CA,
+	}
+	for _, ref := range info.References {
+		n.References = append(n.References, filepath.Base(ref))
+	}
+	return n, nil
+}
+
+func (m *mendStore) Copy(ctx context.Context, paths []string, anew map[string]bool) error {
+	m.mu.Lock()
+	m.anew = anew
+	m.mu.Unlock()
+	_, err := m.t.writer.Copy(ctx, paths...)
+	for _, of := range []error{cachewriter.ErrNotInStore, cachewriter.ErrStoreCorrupt, cachewriter.ErrLeftOut} {
+		if errors.Is(err, of) && !errors.Is(err, cachewriter.ErrUnavailable) {
+			return fmt.Errorf("%w: %w", cachecheck.ErrCannot, err)
+		}
+	}
 	return err
 }
 
@@ -165,7 +251,7 @@ type printedProblem struct {
 	Why    string            `json:"why,omitempty"`    // and why nothing better
 }
 
-func printVerified(c *cli.Context, cache *bincache.Cache, report *cachecheck.Report, repairs []cachecheck.Repair) error {
+func printVerified(c *cli.Context, v *verification, report *cachecheck.Report, repairs []cachecheck.Repair) error {
 	problems := []printedProblem{}
 	left := 0
 	if c.Bool("repair") {
@@ -193,7 +279,7 @@ func printVerified(c *cli.Context, cache *bincache.Cache, report *cachecheck.Rep
 		Bytes    int64            `json:"bytes"`    // of those, in the cache
 		Upstream int              `json:"upstream"` // references that are left to an upstream
 		Problems []printedProblem `json:"problems"`
-	}{bincache.URL(cache.Path()), report.Entries, report.Nars, report.Bytes, report.Left, problems}
+	}{bincache.URL(v.cache.Path()), report.Entries, report.Nars, report.Bytes, report.Left, problems}
 	out := bufio.NewWriter(c.App.Writer)
 	if c.Bool("json") {
 		if err := json.NewEncoder(out).Encode(result); err != nil {
@@ -240,9 +326,22 @@ func writeVerified(out *bufio.Writer, report *cachecheck.Report, problems []prin
 	switch {
 	case len(problems) == 0:
 		fmt.Fprintln(out, ": all is well")
+		return
 	case problems[0].Action == "":
-		fmt.Fprintf(out, ", %d problems; --repair mends what can be mended\n", len(problems))
-	default:
-		fmt.Fprintln(out)
+		fmt.Fprintf(out, ", problems: %d; --repair mends what can be mended\n", len(problems))
+		return
+	}
+	became := make(map[cachecheck.Action]int)
+	unsure := false
+	for _, p := range problems {
+		became[p.Action]++
+		unsure = unsure || p.Action == cachecheck.Left && p.Kind == cachecheck.Reference
+	}
+	for _, action := range slices.Sorted(maps.Keys(became)) {
+		fmt.Fprintf(out, ", %d %s", became[action], action)
+	}
+	fmt.Fprintln(out)
+	if unsure {
+		fmt.Fprintln(out, "where else clients look, nobody has said: --base CACHE, --upstream, or --upstream=false for nowhere else")
 	}
 }

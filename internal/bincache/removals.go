@@ -147,18 +147,6 @@ func (c *Cache) Removed() ([]*Removal, error) {
 	return all, nil
 }
 
-// RemoveFile removes a NAR, or the record of a run, that is damaged. It is nothing new if it
-// is gone already.
-func (c *Cache) RemoveFile(name string) error {
-	if !isNarPlace(name) && path.Dir(name) != runsDir {
-		return fmt.Errorf("remove %s: it is neither a NAR nor a record", name)
-	}
-	if err := ignoreNotExist(c.root.Remove(name)); err != nil {
-		return fmt.Errorf("remove damaged file: %w", err)
-	}
-	return nil
-}
-
 // putBack gives a file of the trash its name again, unless another has it.
 func (c *Cache) putBack(trash, name string) error {
 	err := c.root.Link(trash, name)

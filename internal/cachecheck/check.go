@@ -1,13 +1,31 @@
 // Package cachecheck finds what is wrong in a binary cache, and mends it.
 //
+// # What it looks at
+//
 // A quick check looks at everything but what is in NARs: that every narinfo can be read,
 // and is the one of its path; that its NAR is there, and has the right size; that what it
 // refers to is there; that it is signed. Contents are read only if that is asked for:
-// then hashes of files and of NARs have to be those of the narinfos.
+// then hashes of files and of NARs have to be those of the narinfos. Nothing is changed,
+// and no lock is taken: others may add and remove, so what looks wrong is looked at twice.
+//
+// # How it is mended
 //
 // What is damaged is written anew from the local store, if Nix has it with the same hash.
-// Else its entry is withdrawn, with all that need it, so that clients build instead of
-// failing. Nothing goes without being named.
+// Files are only ever replaced, by a rename over what is damaged; a narinfo about the same
+// contents keeps what others have written into it. Else the entry is withdrawn, with all
+// that need it, so that clients build instead of failing: its narinfo goes to the trash.
+// That is decided under the cache's lock, and each one is looked at once more.
+//
+// What can't be judged is left as it is, and told: what may not be read, or can't be at
+// this moment; entries for another store; records of a newer larder; whatever could not be
+// copied for a reason that may pass, such as a full disk or a locked database; and missing
+// references, if nobody has said that the cache relies on no other one. What is withdrawn
+// needs what can't be read to be known, so then nothing is.
+//
+// A NAR is removed only if its entry was withdrawn, nothing says that it is right, and it is
+// the very file that was read.
+//
+// Killed at any moment, it goes on when it is called again.
 package cachecheck
 
 import (
@@ -17,14 +35,11 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"runtime"
 	"slices"
-	"strings"
 	"sync"
-	"sync/atomic"
+	"syscall"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/nix-larder/larder/internal/bincache"
 )
@@ -33,14 +48,16 @@ import (
 type Kind string
 
 const (
-	NarInfo   Kind = "narinfo"   // it can't be read, or is for another path
-	Nar       Kind = "nar"       // it is not there, or has another size
-	Contents  Kind = "contents"  // the NAR has another hash
-	Reference Kind = "reference" // what an entry needs is not there
-	Signature Kind = "signature" // nobody of those who are trusted has signed the entry
-	Record    Kind = "record"    // of a run: it can't be read
-	Pin       Kind = "pin"       // it can't be read, or keeps what is not there
-	StoreDir  Kind = "store"     // the entries are for another store than the cache says
+	NarInfo    Kind = "narinfo"    // it can't be read, or is for another path
+	Nar        Kind = "nar"        // it is not there, or has another size
+	Contents   Kind = "contents"   // the NAR has another hash
+	Reference  Kind = "reference"  // what an entry needs is not there
+	Signature  Kind = "signature"  // nobody of those who are trusted has signed the entry
+	Record     Kind = "record"     // of a run: it can't be read
+	Pin        Kind = "pin"        // it can't be read, or keeps what is not there
+	StoreDir   Kind = "store"      // it is for another store than the cache says
+	Layout     Kind = "layout"     // something is gone without which clients can't use the cache
+	Unreadable Kind = "unreadable" // nobody knows whether it is damaged
 )
 
 // A Problem is something that is wrong.
@@ -50,10 +67,10 @@ type Problem struct {
 	Path string // store path of the entry, or what a pin keeps; "" if it is unknown
 	Err  error  // what is wrong
 
-	hash    string        // first part of the entry's store path
-	narHash bincache.Hash // that the entry should have, if that is known
-	url     string        // of the NAR
-	missing []string      // references
+	hash    string            // first part of the entry's store path
+	entry   *bincache.NarInfo // as far as it can be read; else nil
+	missing []string          // store paths that it needs
+	nar     *narRead          // of one whose contents are wrong
 }
 
 // A Checker checks a cache.
@@ -77,7 +94,7 @@ type Checker struct {
 	// Share chooses which NARs are read. Nil means all.
 	Share func(url string) bool
 
-	mu       sync.Mutex
+	mu       sync.Mutex // guards what is below, and what a check has found
 	progress Progress
 }
 
@@ -92,11 +109,12 @@ type Report struct {
 	Entries  int       // narinfos
 	Nars     int       // that were read
 	Bytes    int64     // of those, in the cache
-	Left     int       // references that are missing, and left to an upstream
+	Left     int       // store paths that are missing, and left to an upstream
 	Problems []Problem // sorted by file
 }
 
-// Check checks.
+// Check checks. An error says that it could not: what it has found by then is nothing to
+// rely on.
 func (c *Checker) Check(ctx context.Context) (*Report, error) {
 	k := &check{Checker: c, graph: bincache.NewGraph(), nars: make(map[string][]string), damaged: make(map[string]bool)}
 	hashes, err := c.Cache.Hashes()
@@ -105,13 +123,11 @@ func (c *Checker) Check(ctx context.Context) (*Report, error) {
 	}
 	k.report.Entries = len(hashes)
 	c.total(len(hashes), 0)
-	if err := each(ctx, readers, hashes, k.entry); err != nil {
-		return nil, err
+	if c.Cache.Look(ctx, hashes, k.entry); ctx.Err() != nil {
+		return nil, ctx.Err()
 	}
-	if p, ok := k.otherStore(); ok {
-		k.report.Problems = []Problem{p} // all others follow from it
-		return &k.report, nil
-	}
+	k.tellOthers()
+	k.layout()
 	if err := k.references(ctx); err != nil {
 		return nil, err
 	}
@@ -120,8 +136,13 @@ func (c *Checker) Check(ctx context.Context) (*Report, error) {
 			return nil, err
 		}
 	}
-	if err := k.notes(); err != nil {
+	k.records()
+	if err := k.pins(ctx); err != nil {
 		return nil, err
+	}
+	k.tellUnreadable()
+	if c.Cache.Replaced() {
+		return nil, fmt.Errorf("check cache: %s is gone, or another one", c.Cache.Path())
 	}
 	slices.SortFunc(k.report.Problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Path, b.Path))
@@ -149,38 +170,23 @@ func (c *Checker) did(files int, bytes int64) {
 	c.progress.Read += bytes
 }
 
-// readers is how many files are read at a time that are small.
-const readers = 16
-
-// each does something to each of a list, several at a time.
-func each[T any](ctx context.Context, workers int, list []T, do func(context.Context, T) error) error {
-	g, ctx := errgroup.WithContext(ctx)
-	var next atomic.Int64
-	for range min(workers, len(list)) {
-		g.Go(func() error {
-			for i := next.Add(1) - 1; i < int64(len(list)); i = next.Add(1) - 1 {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				if err := do(ctx, list[i]); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	return g.Wait()
+// damaged tells whether an error says that something is damaged, and not that it can't be
+// looked at: for that there is an error of the system's.
+func damaged(err error) bool {
+	return errors.Is(err, bincache.ErrDamaged) && !errors.As(err, new(syscall.Errno))
 }
 
-// A check is one call of Check. The Checker's mutex guards it.
+// A check is one call of Check.
 type check struct {
 	*Checker
-	report  Report
-	graph   *bincache.Graph
-	nars    map[string][]string // hashes of the entries that name it, by URL
-	bytes   int64               // of NARs that are to be read
-	damaged map[string]bool     // hashes of entries that have been named already
-	others  map[string]int      // entries for other stores, by store directory
+	report     Report
+	graph      *bincache.Graph
+	nars       map[string][]string // hashes of the entries that name it, by URL
+	bytes      int64               // of NARs that are to be read
+	damaged    map[string]bool     // hashes of entries that have been named already
+	unreadable map[string]*Problem // by file, or by directory
+	hidden     map[string]int      // how many entries need what can't be read there
+	others     []Problem           // entries for other stores
 }
 
 func (k *check) found(p Problem) {
@@ -193,158 +199,118 @@ func (k *check) found(p Problem) {
 }
 
 // entry looks at a narinfo, and at the file that it names.
-func (k *check) entry(_ context.Context, hash string) error {
+func (k *check) entry(hash string, n *bincache.NarInfo, err error) {
 	defer k.did(1, 0)
-	n, _, err := k.Cache.Read(hash)
-	file := hash + ".narinfo"
+	if err != nil {
+		n, _, err = k.Cache.Read(hash) // it may have been changed between two looks
+	}
+	p := Problem{File: hash + ".narinfo", hash: hash, entry: n}
+	if n != nil {
+		p.Path = n.StorePath
+		k.mu.Lock()
+		k.graph.Add(path.Base(n.StorePath), n.References)
+		k.mu.Unlock()
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil // removed meanwhile
-	case err != nil && n == nil:
-		k.noteStore(file)
-		k.found(Problem{Kind: NarInfo, File: file, Err: err, hash: hash})
-		return nil
-	}
-	k.mu.Lock()
-	k.graph.Add(path.Base(n.StorePath), n.References)
-	k.mu.Unlock()
-	p := Problem{File: file, Path: n.StorePath, hash: hash, narHash: n.NarHash, url: n.URL}
-	if err != nil {
+		return // removed meanwhile
+	case err != nil && !damaged(err):
+		file := p.File
+		if n != nil {
+			file = n.URL
+			if errors.Is(err, fs.ErrPermission) {
+				file = path.Dir(n.URL)
+			}
+		}
+		k.cantRead(file, p, err)
+		return
+	case n != nil && err != nil:
 		p.Kind, p.Err = Nar, err
 		k.found(p)
-		return nil
+		return
+	case err != nil:
+		k.badNarInfo(p, err)
+		return
 	}
 	if len(k.Keys) > 0 {
 		if s := n.SignatureState(k.Keys); s == bincache.Invalid || s == bincache.Unsigned {
-			p.Kind, p.Err = Signature, fmt.Errorf("signature is %s by the keys that are trusted", s)
+			p.Kind, p.Err = Signature, fmt.Errorf("its signature is %s: none by a key that is trusted", s)
 			k.found(p)
 		}
 	}
 	if k.Contents && (k.Share == nil || k.Share(n.URL)) {
+		url := path.Clean(n.URL)
 		k.mu.Lock()
-		if k.nars[n.URL] == nil {
+		if k.nars[url] == nil {
 			k.bytes += n.FileSize
 		}
-		k.nars[n.URL] = append(k.nars[n.URL], hash)
+		k.nars[url] = append(k.nars[url], hash)
 		k.mu.Unlock()
 	}
-	return nil
 }
 
-// noteStore notes for which store a narinfo is that is not for the cache's.
-func (k *check) noteStore(file string) {
-	n, err := k.Cache.ParseFile(file)
-	if err != nil {
-		return
-	}
-	if dir := path.Dir(n.StorePath); dir != k.Cache.StoreDir() {
+// badNarInfo notes a narinfo that is none of the cache's. It may be a good one elsewhere.
+func (k *check) badNarInfo(p Problem, err error) {
+	p.Kind, p.Err = NarInfo, err
+	n, parseErr := k.Cache.ParseFile(p.File)
+	if parseErr == nil && path.Dir(n.StorePath) != k.Cache.StoreDir() {
+		p.Kind, p.Path = StoreDir, n.StorePath
+		p.Err = fmt.Errorf("it is for another store than the cache's, %s", k.Cache.StoreDir())
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		if k.others == nil {
-			k.others = make(map[string]int)
+		k.others = append(k.others, p)
+		k.damaged[p.hash] = true
+		return
+	}
+	k.found(p)
+}
+
+// tellOthers tells of entries for other stores. If there are no others, it is the cache
+// that is wrong about its store.
+func (k *check) tellOthers() {
+	if len(k.others) == 0 || k.graph.Len() > 0 {
+		k.report.Problems = append(k.report.Problems, k.others...)
+		return
+	}
+	err := fmt.Errorf("it says that the store is %s, and all %d entries that can be read are for others, %s for example",
+		k.Cache.StoreDir(), len(k.others), k.others[0].Path)
+	k.found(Problem{Kind: StoreDir, File: "nix-cache-info", Err: err})
+}
+
+// cantRead notes that something of an entry can't be read: its narinfo, its NAR, or the
+// directory where that is, of which it tells once.
+func (k *check) cantRead(file string, p Problem, err error) {
+	p.Kind, p.File, p.Err = Unreadable, file, err
+	if p.entry != nil {
+		p.Path = ""
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.unreadable == nil {
+		k.unreadable, k.hidden = make(map[string]*Problem), make(map[string]int)
+	}
+	if p.entry == nil {
+		k.damaged[p.hash] = true // it is there
+	}
+	k.unreadable[p.File] = &p
+	k.hidden[p.File]++
+}
+
+func (k *check) tellUnreadable() {
+	for file, p := range k.unreadable {
+		if count := k.hidden[file]; count > 1 {
+			p.Err = fmt.Errorf("%w, and %d more like that", p.Err, count-1)
 		}
-		k.others[dir]++
+		k.report.Problems = append(k.report.Problems, *p)
 	}
 }
 
-// otherStore tells whether not a single entry is for the store that the cache names, but
-// all for another one: then not they are wrong.
-func (k *check) otherStore() (Problem, bool) {
-	if k.graph.Len() > 0 || len(k.others) != 1 {
-		return Problem{}, false
+// layout looks whether something is missing that has to be in each cache.
+func (k *check) layout() {
+	if !k.Cache.HasInfo() {
+		k.found(Problem{Kind: Layout, File: "nix-cache-info", Err: errors.New("it is missing")})
 	}
-	for dir, count := range k.others {
-		err := fmt.Errorf("it says that the store is %s, and all %d entries that can be read are for %s", k.Cache.StoreDir(), count, dir)
-		return Problem{Kind: StoreDir, File: "nix-cache-info", Err: err}, true
+	for _, dir := range k.Cache.Missing() {
+		k.found(Problem{Kind: Layout, File: dir, Err: errors.New("the directory is missing")})
 	}
-	return Problem{}, false
-}
-
-// references looks whether what entries refer to is there.
-func (k *check) references(ctx context.Context) error {
-	var missing []string // store paths
-	for id := range int32(k.graph.Len()) {
-		name := k.graph.Name(id)
-		if !k.graph.Has(id) && !k.damaged[bincache.HashPart(name)] {
-			missing = append(missing, k.Cache.StoreDir()+"/"+name)
-		}
-	}
-	absent := make(map[string]bool, len(missing))
-	for _, p := range missing {
-		absent[path.Base(p)] = true
-	}
-	for _, base := range k.Bases {
-		for i, f := range base.Find(ctx, missing) {
-			if f.Err == nil {
-				delete(absent, path.Base(missing[i]))
-			}
-		}
-	}
-	if k.Upstream {
-		k.report.Left = len(absent)
-		return ctx.Err()
-	}
-	if len(absent) == 0 {
-		return ctx.Err()
-	}
-	for id := range int32(k.graph.Len()) {
-		if !k.graph.Has(id) {
-			continue
-		}
-		var lacks []string
-		for _, ref := range k.graph.References(id) {
-			if name := k.graph.Name(ref); absent[name] {
-				lacks = append(lacks, k.Cache.StoreDir()+"/"+name)
-			}
-		}
-		if len(lacks) == 0 {
-			continue
-		}
-		storePath := k.Cache.StoreDir() + "/" + k.graph.Name(id)
-		hash := bincache.HashPart(storePath)
-		if _, err := k.Cache.Entry(storePath); errors.Is(err, fs.ErrNotExist) {
-			continue // removed meanwhile
-		}
-		k.found(Problem{
-			Kind: Reference, File: hash + ".narinfo", Path: storePath, hash: hash, missing: lacks,
-			Err: fmt.Errorf("it refers to %s, which the cache has not", strings.Join(lacks, ", ")),
-		})
-	}
-	return ctx.Err()
-}
-
-// contents reads NARs.
-func (k *check) contents(ctx context.Context) error {
-	urls := make([]string, 0, len(k.nars))
-	for url := range k.nars {
-		urls = append(urls, url)
-	}
-	slices.Sort(urls)
-	k.total(len(urls), k.bytes)
-	return each(ctx, runtime.GOMAXPROCS(0), urls, k.nar)
-}
-
-// notes looks at what is kept about entries.
-func (k *check) notes() error {
-	for _, err := range k.Cache.Runs() {
-		var damaged *bincache.RecordError
-		if errors.As(err, &damaged) {
-			k.found(Problem{Kind: Record, File: damaged.File, Err: damaged.Err})
-		} else if err != nil {
-			return err
-		}
-	}
-	pins, err := k.Cache.Pins()
-	if err != nil {
-		k.found(Problem{Kind: Pin, File: ".larder/pins", Err: err})
-		return nil
-	}
-	for _, pin := range pins {
-		for _, p := range pin.Paths() {
-			if _, ok := k.graph.Find(p); !ok && !k.damaged[bincache.HashPart(p)] {
-				k.found(Problem{Kind: Pin, File: ".larder/pins/" + pin.Name, Path: p, Err: fmt.Errorf("%s keeps %s, which is not there", pin.Name, p)})
-			}
-		}
-	}
-	return nil
 }

@@ -102,6 +102,7 @@ type collection struct {
 	ctx        context.Context
 	cache      *bincache.Cache
 	survey     *Survey
+	seen       map[string]bool // hashes of entries that were there before the survey; nil for those in it
 	reinstated int
 }
 
@@ -198,7 +199,10 @@ func (g *collection) withdraw(hashes, paths []string) error {
 	if err != nil {
 		return err
 	}
-	seen := g.survey.hashes()
+	seen := g.seen
+	if seen == nil {
+		seen = g.survey.hashes()
+	}
 	if err := g.cache.TellRemoval(true); err != nil {
 		return err
 	}

@@ -8,40 +8,112 @@ import (
 	"github.com/nix-larder/larder/internal/bincache"
 )
 
-// Withdraw removes entries that can't be used, by the first parts of their store paths, and
-// all that need them. It returns the store paths of the latter, and of those of the former
-// that can be read. Their files are kept in the trash until the next collection.
-func Withdraw(ctx context.Context, c *bincache.Cache, hashes []string) (withdrawn []string, err error) {
+// An Unfit entry is one that can't be used, and is to be withdrawn.
+type Unfit struct {
+	Hash string // first part of its store path
+	Path string // store path, or "" if it is unknown
+	URL  string // of its NAR, which is removed when the grace is over and nobody names it; or ""
+
+	// Elsewhere says that those who need it have it from somewhere else, and stay.
+	Elsewhere bool
+}
+
+// Withdraw removes entries that can't be used, and all that need them, whose store paths it
+// returns. choose says which: it is called with the cache's lock held, when nobody but those
+// who add can change anything. Their files are kept in the trash until the next collection.
+func Withdraw(ctx context.Context, c *bincache.Cache, choose func() ([]Unfit, error)) (needing []string, err error) {
 	unlock, err := c.Lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
+	unfit, err := choose()
+	if err != nil || len(unfit) == 0 {
+		return nil, err
+	}
+	there, err := c.Hashes()
+	if err != nil {
+		return nil, err
+	}
 	s, err := lookAtEntries(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	gone := make(map[string]bool, len(hashes))
-	for _, hash := range hashes {
-		gone[hash] = true
+	gone := make(map[string]bool, len(unfit)) // hashes
+	var missing []string                      // hashes of what those lack who need it
+	var hashes, paths, urls []string
+	for _, u := range unfit {
+		gone[u.Hash] = true
+		if !u.Elsewhere {
+			missing = append(missing, u.Hash)
+		}
+		if u.Path != "" {
+			paths = append(paths, u.Path)
+		}
+		if u.URL != "" {
+			urls = append(urls, u.URL)
+		}
 	}
-	var all []string // hashes, and what they need before them
-	for _, id := range s.graph.Order() {
-		hash := bincache.HashPart(s.graph.Name(id))
-		needs := slices.ContainsFunc(s.graph.References(id), func(ref int32) bool { return gone[bincache.HashPart(s.graph.Name(ref))] })
-		if needs || gone[hash] {
+	for id := range s.needing(missing) {
+		if hash := bincache.HashPart(s.graph.Name(id)); !gone[hash] {
 			gone[hash] = true
-			all = append(all, hash)
-			withdrawn = append(withdrawn, s.path(id))
+			needing = append(needing, s.path(id))
 		}
 	}
-	// What can't be read is behind all that needs it.
-	for _, hash := range hashes {
-		if !slices.Contains(all, hash) {
-			all = slices.Insert(all, 0, hash)
+	order := s.graph.Order()
+	slices.Reverse(order) // who refers to others before them
+	for _, id := range order {
+		if hash := bincache.HashPart(s.graph.Name(id)); gone[hash] {
+			hashes = append(hashes, hash)
+			delete(gone, hash)
 		}
 	}
-	slices.Reverse(all)
-	g := &collection{Options: Options{Now: time.Now(), step: func() error { return nil }}, ctx: ctx, cache: c, survey: s}
-	return withdrawn, g.withdraw(all, withdrawn)
+	for _, u := range unfit { // what the survey could not read is behind all that needs it
+		if gone[u.Hash] {
+			hashes = append(hashes, u.Hash)
+			delete(gone, u.Hash)
+		}
+	}
+	slices.Sort(needing)
+	now := time.Now()
+	if err := c.Retire(now, urls...); err != nil {
+		return nil, err
+	}
+	g := &collection{Options: Options{Now: now, step: func() error { return nil }}, ctx: ctx, cache: c, survey: s}
+	g.seen = make(map[string]bool, len(there)) // also what is damaged: it must not bring back what it needs
+	for _, hash := range there {
+		g.seen[hash] = true
+	}
+	return needing, g.withdraw(hashes, append(paths, needing...))
+}
+
+// needing returns the entries that need some others, given by their hashes: also if there
+// are no entries of these, and also if they need each other.
+func (s *Survey) needing(missing []string) map[int32]bool {
+	lacking := make(map[string]bool, len(missing))
+	for _, hash := range missing {
+		lacking[hash] = true
+	}
+	referrers := make([][]int32, s.graph.Len())
+	var todo []int32
+	for id := range int32(s.graph.Len()) {
+		for _, ref := range s.graph.References(id) {
+			referrers[ref] = append(referrers[ref], id)
+		}
+		if lacking[bincache.HashPart(s.graph.Name(id))] {
+			todo = append(todo, id)
+		}
+	}
+	needing := make(map[int32]bool)
+	for len(todo) > 0 {
+		id := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for _, r := range referrers[id] {
+			if !needing[r] {
+				needing[r] = true
+				todo = append(todo, r)
+			}
+		}
+	}
+	return needing
 }
