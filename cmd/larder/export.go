@@ -114,7 +114,7 @@ func exportHint(err error) string {
 	case errors.Is(err, closurefile.ErrMissing):
 		return "larder list shows what the cache has; --" + missingFlag + " leaves out references that are elsewhere"
 	case errors.Is(err, bincache.ErrDamaged):
-		return "larder push mends entries of what is in the store"
+		return hintVerify
 	}
 	return "run the command again"
 }

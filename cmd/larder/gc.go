@@ -114,7 +114,7 @@ func gc(c *cli.Context) error {
 }
 
 func hintGC(err error) error {
-	return orHint(err, "larder verify tells what is wrong, and with --repair mends it")
+	return orHint(err, hintVerify)
 }
 
 // A printedEviction is an entry that goes, as gc prints it.

@@ -94,7 +94,7 @@ func listCache(c *cli.Context) error {
 		err = l.out.Flush()
 	}
 	if err == nil && l.damaged > 0 {
-		err = withHint(fmt.Errorf("list cache: %d files could not be used", l.damaged), "larder push mends entries of what is in the store")
+		err = withHint(fmt.Errorf("list cache: %d files could not be used", l.damaged), hintVerify)
 	}
 	return err
 }

@@ -153,7 +153,7 @@ func printRecompressed(c *cli.Context, o recompress.Options, r recompress.Result
 		return err
 	}
 	if len(r.Damaged) > 0 {
-		return withHint(errors.New("recompress cache: some entries could not be used"), "larder push mends entries of what is in the store")
+		return withHint(errors.New("recompress cache: some entries could not be used"), hintVerify)
 	}
 	return nil
 }

@@ -80,7 +80,7 @@ func signCache(c *cli.Context) error {
 		return err
 	}
 	if r.Damaged > 0 {
-		return withHint(fmt.Errorf("entries that can't be used, and were not signed: %d", r.Damaged), "larder push mends entries of what is in the store")
+		return withHint(fmt.Errorf("entries that can't be used, and were not signed: %d", r.Damaged), hintVerify)
 	}
 	return nil
 }

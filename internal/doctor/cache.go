@@ -249,7 +249,7 @@ func (s *Setup) damaged(sample sample) []Finding {
 		Severity: Warning,
 		What:     first,
 		Why:      "what such an entry is of is built again by those who need it",
-		Advice:   "who copies the path again mends its entry (larder push PATH); deleting the narinfo is enough to be rid of it",
+		Advice:   s.verify() + " lists all that is wrong; with --repair it writes anew what the store still has, and withdraws the rest",
 	}
 	if n := len(sample.errs); n > 1 {
 		f.What = fmt.Sprintf("%s of those looked at can't be used; %s", count(n, "entry"), first)
@@ -261,4 +261,15 @@ func (s *Setup) damaged(sample sample) []Finding {
 		f = s.onNixConf(f, "fallback = true")
 	}
 	return one(f)
+}
+
+// verify returns the command that looks at all of the cache.
+func (s *Setup) verify() string {
+	switch {
+	case s.Queue == nil || s.Queue.Settings.Cache == "":
+		return "larder verify --cache " + quote(s.Cache)
+	case s.Queue.Default:
+		return "larder verify"
+	}
+	return "larder verify --queue " + quote(s.Queue.File)
 }

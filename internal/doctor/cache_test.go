@@ -129,6 +129,9 @@ func TestDamagedEntriesAreFound(t *testing.T) {
 	s.publish(t, "other", nil)
 	must(t, os.Remove(filepath.Join(s.Cache, n.URL)))
 	f := s.finds(t, checkCache, Problem, n.URL+" is missing")
+	if !strings.Contains(f.Advice, "larder verify --queue "+s.Queue.File+" lists") {
+		t.Errorf("advice is %q", f.Advice)
+	}
 	s.do(t, f)
 	s.finds(t, checkCache, Warning, n.URL+" is missing") // builds go on
 	must(t, os.Remove(filepath.Join(s.Cache, filepath.Base(n.StorePath)[:32]+".narinfo")))
