@@ -1,0 +1,222 @@
+package integration
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A verified is what a test wants to know of what larder verify --json prints.
+type verified struct {
+	Entries  int `json:"entries"`
+	Nars     int `json:"nars"`
+	Problems []struct {
+		Kind   string `json:"kind"`
+		File   string `json:"file"`
+		Path   string `json:"path"`
+		Error  string `json:"error"`
+		Action string `json:"action"`
+		Why    string `json:"why"`
+	} `json:"problems"`
+}
+
+// verified runs larder verify, and fails the test if it does not end as it should.
+func (l *larder) verified(t *testing.T, exit int, args ...string) (v verified) {
+	t.Helper()
+	stdout, stderr, got := l.tryRun(t, append([]string{"larder", "verify", "--cache", l.cache, "--json", "--quiet"}, args...)...)
+	if got != exit {
+		t.Errorf("larder verify %q ends with %d, want %d: %s%s", args, got, exit, stdout, stderr)
+	}
+	must(t, json.Unmarshal([]byte(stdout), &v))
+	return v
+}
+
+// actions returns what became of which store paths, sorted.
+func (v verified) actions() (all []string) {
+	for _, p := range v.Problems {
+		all = append(all, p.Path+" "+p.Action)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// damageAll does something else to each of some entries, and returns those.
+func (l *larder) damageAll(t *testing.T) (damaged []string) {
+	t.Helper()
+	all := entries(t, l.cache)
+	var nars []string
+	for i, path := range l.cached(t) {
+		nar := filepath.Join(l.cache, all[path].nar)
+		if slices.Contains(nars, nar) {
+			continue // it is somebody else's as well
+		}
+		nars = append(nars, nar)
+		switch i % 5 {
+		case 0:
+			must(t, os.Truncate(filepath.Join(l.cache, filepath.Base(path)[:32]+".narinfo"), 0))
+		case 1:
+			must(t, os.Remove(nar))
+		case 2:
+			must(t, os.Truncate(nar, all[path].size-1))
+		case 3:
+			text, err := os.ReadFile(nar)
+			text[len(text)/2] ^= 4
+			must(t, errors.Join(err, os.WriteFile(nar, text, 0o644)))
+		default:
+			continue
+		}
+		damaged = append(damaged, path)
+	}
+	return damaged
+}
+
+// What larder mends, every Nix reads, and what was mended by one is as all write it.
+func TestVerifyMendsFromTheStoreWhatEveryNixReads(t *testing.T) {
+	eachNix(t, func(t *testing.T, n nix) {
+		l, _ := pusher(t, n)
+		want := l.outputs(t, l.derivations(t, standardGraph)...)
+		l.push(t, want...)
+		want = l.cached(t)
+		dumps := l.dumps(t, want)
+		texts := make(map[string]string)
+		for _, path := range want {
+			texts[path] = narInfoText(t, l.cache, path)
+		}
+		if v := l.verified(t, 0, "--contents"); v.Entries != len(want) || v.Nars == 0 || v.Problems == nil || len(v.Problems) > 0 {
+			t.Errorf("of a whole cache it says %+v", v)
+		}
+		damaged := l.damageAll(t)
+		before := files(t, l.cache)
+		if v := l.verified(t, 5, "--contents"); len(v.Problems) < len(damaged) {
+			t.Errorf("found are %+v, want %q", v.Problems, damaged)
+		}
+		if v := l.verified(t, 5); len(v.Problems) == 0 {
+			t.Error("a quick check finds nothing")
+		}
+		unchanged(t, "a cache that was looked at", before, files(t, l.cache))
+		for _, p := range l.verified(t, 0, "--contents", "--repair").Problems {
+			if p.Action != "rewritten" || p.Why != "" {
+				t.Errorf("became %+v", p)
+			}
+		}
+		l.verified(t, 0, "--contents")
+		checkWhole(t, l.cache)
+		l.verify(t)
+		for _, path := range want {
+			if text := narInfoText(t, l.cache, path); text != texts[path] {
+				t.Errorf("the narinfo is\n%s, was\n%s", text, texts[path])
+			}
+		}
+		for _, n := range nixes {
+			t.Run("to "+n.name, func(t *testing.T) {
+				t.Parallel()
+				fresh := newMachine(t, n)
+				fresh.substitute(t, l.cache, want...)
+				for path, dump := range fresh.dumps(t, want) {
+					if dump != dumps[path] {
+						t.Errorf("dump of %s is another one", path)
+					}
+				}
+			})
+		}
+	})
+}
+
+// What nobody has any more is withdrawn, and built where it is needed, without fallback.
+func TestVerifyWithdrawsWhatNobodyHas(t *testing.T) {
+	eachNix(t, func(t *testing.T, n nix) {
+		l, top := pusher(t, n)
+		l.push(t, top)
+		all := entries(t, l.cache)
+		base := slices.DeleteFunc(l.closure(t, top), func(path string) bool { return len(all[path].references) > 0 || path == top })[0]
+		l.collectGarbage(t)
+		must(t, os.Remove(filepath.Join(l.cache, all[base].nar)))
+		gone := []string{base}
+		for again := true; again; {
+			again = false
+			for path, n := range all {
+				if all[path].nar == all[base].nar && !slices.Contains(gone, path) || !slices.Contains(gone, path) && slices.ContainsFunc(n.references, func(ref string) bool { return slices.Contains(gone, ref) }) {
+					gone, again = append(gone, path), true
+				}
+			}
+		}
+		var want []string
+		for _, path := range gone {
+			want = append(want, path+" withdrawn")
+		}
+		slices.Sort(want)
+		if got := l.verified(t, 0, "--contents", "--repair").actions(); !slices.Equal(got, want) {
+			t.Errorf("became %q, want %q", got, want)
+		}
+		l.verified(t, 0, "--contents")
+		checkWhole(t, l.cache)
+		l.verify(t)
+		l.configure(t, "substituters = file://"+l.cache+"?trusted=true", "require-sigs = false")
+		if got := l.build(t, standardGraph); got[0] != top {
+			t.Errorf("built %q, want %s", got, top)
+		}
+	})
+}
+
+// Where the store can't be had, nothing is withdrawn that it may have.
+func TestVerifyWithdrawsNothingWithoutAStoreUnlessItIsToldTo(t *testing.T) {
+	t.Parallel()
+	l, top := pusher(t, nixes[0])
+	l.push(t, top)
+	must(t, os.Remove(filepath.Join(l.cache, entries(t, l.cache)[top].nar)))
+	before := files(t, l.cache)
+	elsewhere := &larder{machine: l.with("NIX_STATE_DIR=/nowhere"), cache: l.cache}
+	_, stderr, exit := elsewhere.tryRun(t, "larder", "verify", "--cache", l.cache, "--repair")
+	if exit != 1 || !strings.Contains(stderr, "larder: hint: ") {
+		t.Errorf("exit %d: %s", exit, stderr)
+	}
+	unchanged(t, "cache", before, files(t, l.cache))
+	if got := elsewhere.verified(t, 0, "--repair", "--no-store").actions(); !slices.Equal(got, []string{top + " withdrawn"}) {
+		t.Errorf("became %q", got)
+	}
+	l.verified(t, 0)
+}
+
+// What a command relies on it does not take for present if its NAR is gone.
+func TestEntryWithoutItsNarIsMendedOnTheWay(t *testing.T) {
+	eachNix(t, func(t *testing.T, n nix) {
+		evict := func(l *larder, path string) {
+			t.Helper()
+			must(t, os.Remove(filepath.Join(l.cache, entries(t, l.cache)[path].nar)))
+			if v := l.verified(t, 5); len(v.Problems) == 0 {
+				t.Errorf("nothing is wrong without the NAR of %s", path)
+			}
+		}
+		// A run, in a store that has nothing: Nix falls back to building it.
+		l := &larder{machine: newMachine(t, n), cache: filepath.Join(tempDir(t), "cache")}
+		const expr = `let d = import /larder/graphs/derive.nix; base = d "base" { } "echo base > $out"; in d "top" { } "echo ${base} > $out"`
+		run := func() (top, base string) {
+			t.Helper()
+			top = l.run(t, "larder", "run", "--cache", l.cache, "--", "nix-build", "--no-out-link", "--expr", expr)
+			return top, l.query(t, "--references", top)[0]
+		}
+		top, base := run()
+		for _, path := range []string{top, base} {
+			l.collectGarbage(t)
+			evict(l, path)
+			run()
+			l.verified(t, 0, "--contents")
+		}
+
+		// A daemon, which copies what needs it.
+		d := newLarder(t, n)
+		old := d.buildOne(t, "old")
+		d.drain(t)
+		evict(d, old)
+		d.build(t, "--expr", `import /larder/graphs/derive.nix "new" { } "echo ${`+oneExpr("old")+`} > $out"`)
+		d.drain(t)
+		d.verified(t, 0, "--contents")
+		if len(d.cached(t)) != 2 {
+			t.Errorf("the cache has %q", d.cached(t))
+		}
+	})
+}
