@@ -34,8 +34,8 @@ var (
 	}
 	partsRow = row{
 		Name:    "parts",
-		Title:   "Go benchmarks of dumper, compressors, store and watcher",
-		Measure: goBenchmarks("./internal/nar", "./cachewriter", "./internal/nixstore", "./watcher"),
+		Title:   "Go benchmarks of dumper, compressors, store, watcher and upkeep",
+		Measure: goBenchmarks("./internal/nar", "./cachewriter", "./internal/nixstore", "./watcher", "./internal/cachegc", "./internal/cachecheck"),
 	}
 )
 

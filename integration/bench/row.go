@@ -10,7 +10,7 @@ import (
 // A row's variable, its function and its goals lie together in a file of its own.
 var rows = []row{
 	coldRow, fullRow, smallRow, bigRow, hookRow, crowdRow, jobIdleRow, jobBusyRow,
-	roundtripRow, idleRow, startRow, queueRow, entriesRow, partsRow,
+	roundtripRow, idleRow, startRow, upkeepRow, queueRow, entriesRow, partsRow,
 }
 
 // A row is one thing that is measured: a table, and the goals that it decides.
