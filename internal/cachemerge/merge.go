@@ -165,9 +165,16 @@ func (m *Merger) Progress() Progress {
 }
 
 // Run merges. After an error, or if it is killed, the target is whole, and Run of a new
-// Merger goes on.
+// Merger goes on. What is removed from the target meanwhile is added once more, as far as a
+// source has it.
 func (m *Merger) Run(ctx context.Context) (Result, error) {
-	err := m.run(ctx)
+	before, _, err := m.target().Removals()
+	if err == nil {
+		err = m.run(ctx)
+	}
+	if err == nil {
+		err = m.runAgain(ctx, before)
+	}
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -181,6 +188,27 @@ func (m *Merger) Run(ctx context.Context) (Result, error) {
 		err = fmt.Errorf("merge into %s: %w", m.target().Path(), err)
 	}
 	return m.result, err
+}
+
+// runAgain merges once more if entries were removed since there was another word of
+// removals: those that were added may refer to them.
+func (m *Merger) runAgain(ctx context.Context, before string) error {
+	for again := false; ; again = true {
+		after, removing, err := m.target().Removals()
+		if err != nil || after == before && (again || !removing) {
+			return err
+		}
+		before = after
+		next := New(Options{Target: m.target(), Sources: m.caches[1:], Log: m.log})
+		if err := next.run(ctx); err != nil {
+			return err
+		}
+		m.result.Added += next.result.Added
+		m.result.Mended += next.result.Mended
+		m.result.Files += next.result.Files
+		m.linked.Add(next.linked.Load())
+		m.copied.Add(next.copied.Load())
+	}
 }
 
 func (m *Merger) run(ctx context.Context) error {
