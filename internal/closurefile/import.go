@@ -129,8 +129,14 @@ func (m *Importer) Progress() Progress {
 //
 // Of a path that can't be imported there is nothing in the cache, and the error says why:
 // it wraps [ErrStream] if the stream is not what it should be, and [ErrMissing] if the
-// path refers to what is not there. What came before it is imported, and counted.
+// path refers to what is not there. What came before it is imported, and counted. If what
+// was imported, or found, is removed meanwhile, the error wraps [ErrMissing] as well: a
+// stream can't be read once more.
 func (m *Importer) Run(ctx context.Context) (Imported, error) {
+	before, _, err := m.Cache.Removals()
+	if err != nil {
+		return m.result, err
+	}
 	team := compress.NewTeam(m.Method, m.Workers)
 	m.packers = make(chan compress.Writer, m.Workers)
 	m.packers <- m.Method.WriterWith(team.NewFrames())
@@ -147,11 +153,14 @@ func (m *Importer) Run(ctx context.Context) (Imported, error) {
 			a.discard()
 		}
 	}()
-	err := m.readAll(ctx)
+	err = m.readAll(ctx)
 	if ctx.Err() == nil { // or somebody wants it to stop
 		if err2 := m.publish(ctx); err == nil {
 			err = err2
 		}
+	}
+	if err == nil {
+		err = m.lookAgain(ctx, before)
 	}
 	return m.result, err
 }

@@ -2,6 +2,9 @@ package closurefile
 
 import (
 	"context"
+	"fmt"
+	"path"
+	"slices"
 
 	"github.com/nix-larder/larder/internal/bincache"
 )
@@ -71,4 +74,24 @@ func (m *Importer) published(a *arrival, ours bool) {
 	if a.missing {
 		m.result.Relying++
 	}
+}
+
+// lookAgain looks whether all of it is there if entries were removed since there was
+// another word of removals.
+func (m *Importer) lookAgain(ctx context.Context, before string) error {
+	after, removing, err := m.Cache.Removals()
+	if err != nil || after == before && !removing {
+		return err
+	}
+	paths := make([]string, 0, len(m.have))
+	for name := range m.have {
+		paths = append(paths, path.Join(m.Cache.StoreDir(), name))
+	}
+	slices.Sort(paths)
+	for i, f := range m.Cache.Find(ctx, paths) {
+		if f.Err != nil {
+			return fmt.Errorf("%s was removed from the cache meanwhile, import once more: %w: %w", paths[i], ErrMissing, f.Err)
+		}
+	}
+	return nil
 }

@@ -1,0 +1,35 @@
+package closurefile
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nix-larder/larder/internal/bincache"
+)
+
+// TestImportTellsOfWhatIsRemovedMeanwhile has a collector remove what an import has found.
+func TestImportTellsOfWhatIsRemovedMeanwhile(t *testing.T) {
+	lib, app := thing{name: "lib"}, thing{name: "app", refs: []string{"lib"}}
+	c := filled(t, lib)
+	_, err := imports(t, c, stream(lib, app), func(x *Target) {
+		x.Found = func(storePath string) {
+			unlock, err := c.Lock(t.Context())
+			must(t, err)
+			defer unlock()
+			must(t, c.TellRemoval(true))
+			removal, err := c.BeginRemoval(time.Now())
+			must(t, err)
+			must(t, c.Withdraw(removal, bincache.HashPart(storePath)))
+			must(t, c.TellRemoval(false))
+		}
+	})
+	if !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), storePath("lib")) {
+		t.Errorf("error is %v", err)
+	}
+	r, err := imports(t, c, stream(lib, app))
+	if err != nil || r.Added != 1 {
+		t.Errorf("the second time: %+v, %v", r, err)
+	}
+}
