@@ -102,6 +102,21 @@ func TestWhatWasChangedMeanwhileIsNotSwapped(t *testing.T) {
 	}
 }
 
+// TestNothingIsSwappedForWhatIsGone has a sweeper remove the new NAR, which nobody names,
+// before the entries do.
+func TestNothingIsSwappedForWhatIsGone(t *testing.T) {
+	c := newCache(t)
+	n := publish(t, c, hello, "contents")
+	s := another(t, c, n, "small", hello)
+	must(t, c.Retire(noon, s.New.URL)) // it had been there before, and was replaced
+	wantSwept(t, c, noon, 1, 0)
+	swap(t, c, 0, s)
+	wantSwept(t, c, noon.Add(time.Hour), 0, 0)
+	if _, err := c.Entry(hello); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOldNarsStayForAWhile(t *testing.T) {
 	c := newCache(t)
 	n := publish(t, c, hello, "contents")
