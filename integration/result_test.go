@@ -45,7 +45,7 @@ func TestResultsInJSON(t *testing.T) {
 	path := l.buildOne(t, "built")
 	size := l.run(t, "nix-store", "--query", "--size", path)
 	status := object(t, l.run(t, "larder", "status", "--json"),
-		"queue", "cache", "mode", "rules", "worker_alive", "waiting", "claimed", "dead", "nar_bytes", "unseen", "roots", "weak_roots", "jobs")
+		"queue", "cache", "mode", "rules", "worker_alive", "waiting", "claimed", "dead", "nar_bytes", "unseen", "roots", "weak_roots", "free_bytes", "jobs")
 	want := map[string]any{
 		"queue": l.queue, "cache": url, "worker_alive": false, "nar_bytes": json.Number(size),
 		"mode": "both", "roots": json.Number("1"), "weak_roots": false,

@@ -224,9 +224,10 @@ func TestBurstGetsInOnce(t *testing.T) {
 			if len(want) != count {
 				t.Fatalf("%d paths have come, want %d", len(want), count)
 			}
-			// An entry takes two files: a NAR and a narinfo.
-			if got := made(); got != 2*count {
-				t.Errorf("%d files were made, want %d", got, 2*count)
+			// An entry takes two files: a NAR and a narinfo. The daemon has a record of its
+			// day, and writes it once more a minute after there is more to tell.
+			if got, records := made(), 3; got < 2*count || got > 2*count+records {
+				t.Errorf("%d files were made, want %d, and %d at most for records", got, 2*count, records)
 			}
 			l.holds(t, want)
 			// One for each path, and one for each time that some were found together.

@@ -67,7 +67,7 @@ func (s *Survey) Stats() *Stats {
 		if named[id].IsZero() {
 			st.Undated++
 		}
-		if !last[id].IsZero() && (st.OldestUse.IsZero() || last[id].Before(st.OldestUse)) {
+		if last[id] != justNow && (st.OldestUse.IsZero() || last[id].Before(st.OldestUse)) {
 			st.OldestUse = last[id]
 		}
 	}
