@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
-	"strings"
 	"time"
 
 	"github.com/nix-larder/larder/internal/bincache"
@@ -160,13 +158,9 @@ func (g *collection) heal() error {
 // evict takes entries out of the cache: their narinfos go to the trash, their NARs are
 // retired.
 func (g *collection) evict(plan *Plan) error {
-	paths := make([]string, len(plan.Evict))
-	for i, e := range plan.Evict {
-		paths[i] = e.Path
-	}
-	var hashes []string
-	for _, p := range paths {
-		hashes = append(hashes, bincache.HashPart(p))
+	var hashes, paths []string
+	for _, e := range plan.Evict {
+		hashes, paths = append(hashes, bincache.HashPart(e.Path)), append(paths, e.Path)
 	}
 	return g.withdraw(hashes, paths)
 }
@@ -222,69 +216,6 @@ func (g *collection) withdraw(hashes, paths []string) error {
 		return err
 	}
 	return g.finish(seen)
-}
-
-// unneeded returns the files that nobody needs any more when some entries are gone.
-func (g *collection) unneeded(paths []string) (names []string, err error) {
-	s := g.survey
-	left := make([]int32, len(s.files))
-	for i, f := range s.files {
-		left[i] = f.users
-	}
-	gone := make(map[string]bool, len(paths))
-	for _, p := range paths {
-		gone[path.Base(p)] = true
-		if listing := bincache.ListingName(p); g.cache.Has(listing) {
-			names = append(names, listing)
-		}
-		id, ok := s.graph.Find(p)
-		if !ok {
-			continue // it is damaged
-		}
-		for _, f := range []int32{s.entries[id].nar, s.entries[id].log} {
-			if f < 0 {
-				continue
-			}
-			if left[f]--; left[f] == 0 {
-				names = append(names, s.files[f].name)
-			}
-		}
-	}
-	realisations, err := g.cache.RealisationsOf(gone)
-	return append(names, realisations...), err
-}
-
-// looseLogs is how long a log is kept that belongs to no entry: nobody would keep those of
-// builds that failed only to lose them at once.
-const looseLogs = 30 * 24 * time.Hour
-
-// retireLoose retires files that nobody needs, and that are not retired yet: what writers
-// have left who were killed, or what is left of entries that somebody else has removed.
-func (g *collection) retireLoose() error {
-	retired, err := g.cache.Retired()
-	if err != nil {
-		return err
-	}
-	var now, later []string
-	for _, name := range g.survey.loose {
-		switch _, known := retired[name]; {
-		case known:
-		case strings.HasPrefix(name, "log/"):
-			later = append(later, name)
-		default:
-			now = append(now, name)
-		}
-	}
-	if len(now)+len(later) == 0 {
-		return nil
-	}
-	if err := g.step(); err != nil {
-		return err
-	}
-	if err := g.cache.Retire(g.Now.Add(g.Grace), now...); err != nil {
-		return err
-	}
-	return g.cache.Retire(g.Now.Add(looseLogs), later...)
 }
 
 // finish makes the cache whole after entries were moved to the trash.

@@ -1,0 +1,72 @@
+package cachegc
+
+import (
+	"path"
+	"strings"
+	"time"
+
+	"github.com/nix-larder/larder/internal/bincache"
+)
+
+// unneeded returns the files that nobody needs any more when some entries are gone.
+func (g *collection) unneeded(paths []string) (names []string, err error) {
+	s := g.survey
+	left := make([]int32, len(s.files))
+	for i, f := range s.files {
+		left[i] = f.users
+	}
+	gone := make(map[string]bool, len(paths))
+	for _, p := range paths {
+		gone[path.Base(p)] = true
+		if listing := bincache.ListingName(p); g.cache.Has(listing) {
+			names = append(names, listing)
+		}
+		id, ok := s.graph.Find(p)
+		if !ok {
+			continue // it is damaged
+		}
+		for _, f := range []int32{s.entries[id].nar, s.entries[id].log} {
+			if f < 0 {
+				continue
+			}
+			if left[f]--; left[f] == 0 {
+				names = append(names, s.files[f].name)
+			}
+		}
+	}
+	realisations, err := g.cache.RealisationsOf(gone)
+	return append(names, realisations...), err
+}
+
+// looseLogs is how long a log is kept that belongs to no entry: nobody would keep those of
+// builds that failed only to lose them at once.
+const looseLogs = 30 * 24 * time.Hour
+
+// retireLoose retires files that nobody needs, and that are not retired yet: what writers
+// have left who were killed, or what is left of entries that somebody else has removed.
+func (g *collection) retireLoose() error {
+	retired, err := g.cache.Retired()
+	if err != nil {
+		return err
+	}
+	var now, later []string
+	for _, name := range g.survey.loose {
+		switch _, known := retired[name]; {
+		case known:
+		case strings.HasPrefix(name, "log/"):
+			later = append(later, name)
+		default:
+			now = append(now, name)
+		}
+	}
+	if len(now)+len(later) == 0 {
+		return nil
+	}
+	if err := g.step(); err != nil {
+		return err
+	}
+	if err := g.cache.Retire(g.Now.Add(g.Grace), now...); err != nil {
+		return err
+	}
+	return g.cache.Retire(g.Now.Add(looseLogs), later...)
+}
