@@ -101,7 +101,7 @@ func trustedKeys(c *cli.Context) (keys []signature.PublicKey, err error) {
 	for _, text := range strings.Fields(strings.Join(c.StringSlice(trustedFlag), " ")) {
 		key, err := signature.ParsePublicKey(text)
 		if err != nil {
-			if secretLike.MatchString(text) {
+			if isSecretLike(text) {
 				text = "what is given" // it may be a secret one
 			}
 			return nil, usageError(fmt.Sprintf("%s is not a public key", text), "it looks like cache.example.org-1:IQ0Fz…=, as in trusted-public-keys")
@@ -137,7 +137,7 @@ func keyLog(c *cli.Context) *slog.Logger {
 func keyFiles(c *cli.Context, s queue.Settings) (files []string, err error) {
 	list := os.Getenv(keyFileVariable)
 	for _, name := range append(c.StringSlice(keyFileFlag), list, c.String(generateFlag)) {
-		if secretLike.MatchString(name) {
+		if isSecretLike(name) {
 			return nil, usageError("what is named as the file of a signing key looks like the key itself",
 				"put the key into a file, or into "+keyVariable+"; others may have seen this one")
 		}
@@ -157,6 +157,20 @@ func keyFiles(c *cli.Context, s queue.Settings) (files []string, err error) {
 
 // secretLike is what a secret key in base 64 has, be it cut off, and no list of paths.
 var secretLike = regexp.MustCompile(`[0-9A-Za-z+/]{86}==|:[0-9A-Za-z+][0-9A-Za-z+/]{39}`)
+
+// pathLike is what such a key has behind its name if it begins with a slash, and a path
+// without dots, dashes and spaces.
+var pathLike = regexp.MustCompile(`^/[0-9A-Za-z+/]{39}`)
+
+// isSecretLike tells whether what should name files has a secret key in it. What might be
+// either is a file if it is there.
+func isSecretLike(files string) bool {
+	_, behind, _ := strings.Cut(files, ":")
+	return secretLike.MatchString(files) || slices.ContainsFunc(strings.Split(behind, ":"), func(file string) bool {
+		_, err := os.Stat(file)
+		return pathLike.MatchString(file) && err != nil
+	})
+}
 
 // formatKeyFiles returns files as the settings have them.
 func formatKeyFiles(files []string) (string, error) {

@@ -111,6 +111,7 @@ func TestWhatIsNoSecretKeyIsRefusedAndNotShown(t *testing.T) {
 		"of one name":    {args: []string{"--signing-key-file", good, "--signing-key-file", again}, code: 1, problem: "two signing keys have the name good-1", hint: "another name"},
 		"for a file":     {args: []string{"--signing-key-file", secret.String()}, code: 2, problem: "looks like the key itself", hint: "put the key into a file"},
 		"half a file":    {args: []string{"--signing-key-file", secret.String()[:60]}, code: 2, problem: "looks like the key itself", hint: "put the key into a file"},
+		"from a slash":   {args: []string{"--signing-key-file", "good-1:/" + data[1:50]}, code: 2, problem: "looks like the key itself", hint: "put the key into a file"},
 		"to be made":     {args: []string{"--generate-key", secret.String()}, code: 2, problem: "looks like the key itself", hint: "put the key into a file"},
 		"in the name":    {args: []string{"--generate-key", k.dir + "/new", "--key-name", secret.String()}, code: 2, problem: "one word", hint: "--key-name larder-"},
 		"only a name":    {args: []string{"--key-name", "new-1"}, code: 2, problem: "--generate-key", hint: "larder init --generate-key"},
