@@ -26,7 +26,7 @@ demo: build nix ## show the main job on real Nix
 	integration/demo/run bin
 
 test: build check nix-roots ci-tools ## run every test but the long ones
-	LARDER_REQUIRE_NIX=1 go test -race -tags '$(TAGS)' -timeout 20m ./...
+	LARDER_REQUIRE_NIX=1 go test -race -tags '$(TAGS)' -timeout 40m ./...
 	go test -run '^$$' -bench . -benchtime 1x -short -tags '$(TAGS)' $(BENCHMARKED)
 
 test-long: build nix-roots ci-tools ## run the tests that take long

@@ -291,7 +291,9 @@ func checkDamaged(t *testing.T, l *larder, dir, other string, want []string) boo
 	for _, path := range strings.Fields(stdout) {
 		text, err := os.ReadFile(narInfoFile(dir, path))
 		must(t, err)
-		good[path] = string(text)
+		if slices.Contains(want, path) { // or it is for a path that nobody has: the right one takes its place
+			good[path] = string(text)
+		}
 	}
 	for _, args := range [][]string{{"list", "--json"}, {"list", "--long"}, {"list", "--key"}, {"doctor"}} {
 		_, one := run([]int{0, 1, 5}, append([]string{"larder", args[0], "--cache", dir}, args[1:]...)...)
