@@ -45,7 +45,7 @@ check-darwin: ## type-check everything but integration for macOS
 bench: build nix-roots ## measure, side by side with nix copy, and say which goals hold (half an hour)
 	go run ./integration/bench --tags '$(TAGS)'
 
-bench-quick: build nix-roots ## the same with less of everything, to see that it works (minutes)
+bench-quick: build nix-roots ## the same with less of everything, to see that it works (two minutes)
 	go run ./integration/bench --quick --tags '$(TAGS)'
 
 dist: cross ## make what a release consists of in dist/: static programs for amd64 and arm64, archives, an image
