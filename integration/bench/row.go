@@ -64,7 +64,9 @@ func rowNames() []string {
 // quickRows are those that --quick has: the others take as long as all of these, and say
 // little where everything is small.
 func quickRows() []string {
-	return slices.DeleteFunc(rowNames(), func(name string) bool { return slices.Contains([]string{"job-busy", "roundtrip", "idle", "upkeep", "parts"}, name) })
+	return slices.DeleteFunc(rowNames(), func(name string) bool {
+		return slices.Contains([]string{"job-busy", "roundtrip", "idle", "upkeep", "parts"}, name)
+	})
 }
 
 // measureRows measures every row that was asked for, and judges its goals.
