@@ -109,8 +109,8 @@ func (c *Cache) EndRemoval(r *Removal) error {
 	for _, name := range names {
 		err = cmp.Or(err, ignoreNotExist(c.root.Remove(path.Join(dir, name))))
 	}
-	if err = cmp.Or(err, c.root.Remove(dir)); err != nil {
-		return fmt.Errorf("empty trash: %w", ignoreNotExist(err))
+	if err = ignoreNotExist(cmp.Or(err, c.root.Remove(dir))); err != nil {
+		return fmt.Errorf("empty trash: %w", err)
 	}
 	return nil
 }

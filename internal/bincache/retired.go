@@ -69,8 +69,8 @@ type Swept struct {
 }
 
 // SweepRetired removes retired files whose time is over, or all but logs if nobody else
-// reads the cache. One that is needed, again or still, stays, and is forgotten. If there is nothing to remove, nothing
-// changes, and nobody is waited for.
+// reads the cache. One that is needed, again or still, stays, and is forgotten. If there
+// is nothing to remove, nothing changes, and nobody is waited for.
 func (c *Cache) SweepRetired(ctx context.Context, now time.Time, alone bool) (swept Swept, err error) {
 	retired, err := c.Retired()
 	if err != nil {

@@ -56,6 +56,10 @@ func (g *collection) keepDates(plan *Plan) error {
 // fold makes one record for each day of those that are old. Killed before the old ones are
 // gone, it has told twice what they tell.
 func (g *collection) fold(plan *Plan) error {
+	keep := max(foldNever, g.Policy.KeepLast)
+	if len(g.survey.runs) < keep+foldAtLeast {
+		return nil // and nothing is read once more
+	}
 	gone := plan.gone()
 	var names []string // of records
 	var runs []int     // which of them are of runs
@@ -71,9 +75,8 @@ func (g *collection) fold(plan *Plan) error {
 		}
 		all = append(all, r)
 	}
-	keep := max(foldNever, g.Policy.KeepLast)
 	if len(runs) < keep+foldAtLeast {
-		return nil
+		return nil // somebody else has removed some
 	}
 	old := all[:runs[len(runs)-keep]]
 	for _, r := range old {
