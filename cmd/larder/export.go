@@ -47,8 +47,7 @@ func export(c *cli.Context) error {
 		return err
 	}
 	const example = "larder export --cache DIR PATH… > closure.nar"
-	args := c.Args().Slice()
-	if len(args) == 0 && !c.Bool("stdin") {
+	if c.NArg() == 0 && !c.Bool("stdin") {
 		return usageError("no path is named", example)
 	}
 	if c.Bool("tar") && c.Bool("no-closure") {
@@ -57,12 +56,9 @@ func export(c *cli.Context) error {
 	if isTerminal(c.App.Writer) {
 		return usageError("what is exported is nothing for a terminal", example)
 	}
-	if c.Bool("stdin") {
-		lines, err := readLines(c.App.Reader)
-		if err != nil {
-			return err
-		}
-		args = append(args, lines...)
+	args, err := pathArgs(c)
+	if err != nil {
+		return err
 	}
 	settings, err := pushSettings(c)
 	if err != nil {
