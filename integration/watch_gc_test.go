@@ -34,8 +34,8 @@ func TestCollectorBesideAWatcherTakesNothingThatIsQueued(t *testing.T) {
 					}
 				}
 				hasPaths(t, "cache", l.cached(t), copied)
-				if len(copied) < 20 {
-					t.Errorf("only %d jobs were copied: that says nothing", len(copied))
+				if at.count == 0 || len(copied) < 10 {
+					t.Errorf("%d collections, and %d jobs were copied: that says nothing", at.count, len(copied))
 				}
 				l.holds(t, l.cached(t))
 			})
@@ -84,13 +84,14 @@ func jobs(d *process, msg string) (paths []string) {
 // collections are what collectors did.
 type collections struct {
 	*larder
-	again []string // what is registered more than once, sorted
-	count int
+	again []string        // what is registered more than once, sorted
+	count int             // how many came to their end
 	kept  map[string]bool // what was valid and rooted when one began, without those
 }
 
 // besides collects garbage until some commands have ended. That such a command fails
-// may be Nix's own race with its collector, but they can't all.
+// may be Nix's own race with its collector, but they can't all. A collector may lose
+// that race, too: what it is about to delete has got a referrer.
 func (c *collections) besides(t *testing.T, commands [][]string) {
 	t.Helper()
 	var running []*process
@@ -108,8 +109,14 @@ func (c *collections) besides(t *testing.T, commands [][]string) {
 				c.kept[path] = true
 			}
 		}
-		c.collectGarbage(t)
-		c.count++
+		switch _, stderr, exit := c.tryRun(t, "nix-store", "--gc"); {
+		case exit == 0:
+			c.count++
+		case strings.Contains(stderr, "because it is in use by"):
+			t.Log(stderr)
+		default:
+			t.Fatalf("nix-store --gc: exit %d: %s", exit, stderr)
+		}
 	}
 	for _, p := range running {
 		if _, stderr, exit := p.wait(t); exit != 0 {
