@@ -14,6 +14,9 @@ export CGO_ENABLED = 1
 # The packages with benchmarks. Tests run each once, so that none rots.
 BENCHMARKED = $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n 1 dirname | sort -u)
 
+# Tests on real Nix wait for half of their time.
+PARALLEL = $$((2 * $$(getconf _NPROCESSORS_ONLN)))
+
 .PHONY: help build demo test test-long check check-darwin bench bench-quick dist dist-check nix nix-roots ci-tools cross clean
 
 help: ## list the targets
@@ -26,11 +29,11 @@ demo: build nix ## show the main job on real Nix
 	integration/demo/run bin
 
 test: build check nix-roots ci-tools ## run every test but the long ones
-	LARDER_REQUIRE_NIX=1 go test -race -tags '$(TAGS)' -timeout 40m ./...
+	LARDER_REQUIRE_NIX=1 go test -race -parallel $(PARALLEL) -tags '$(TAGS)' -timeout 40m ./...
 	go test -run '^$$' -bench . -benchtime 1x -short -tags '$(TAGS)' $(BENCHMARKED)
 
 test-long: build nix-roots ci-tools ## run the tests that take long
-	LARDER_REQUIRE_NIX=1 LARDER_LONG=1 go test -race -tags '$(TAGS)' -timeout 2h ./...
+	LARDER_REQUIRE_NIX=1 LARDER_LONG=1 go test -race -parallel $(PARALLEL) -tags '$(TAGS)' -timeout 2h ./...
 
 check: check-darwin ## gofmt, go vet, staticcheck, check-darwin
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted" >&2; exit 1; }
