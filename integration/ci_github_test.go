@@ -28,7 +28,10 @@ type githubRunner struct {
 
 type githubWorkflow struct {
 	Permissions map[string]string
-	Jobs        map[string]struct{ Steps []githubStep }
+	Jobs        map[string]struct {
+		Env   map[string]string
+		Steps []githubStep
+	}
 }
 
 type githubStep struct {
@@ -163,6 +166,7 @@ func (g *githubRunner) job(t *testing.T) (exit int) {
 		t.Errorf("the workflow has the permissions %v", w.Permissions)
 	}
 	var post []func() int
+	g.machine = g.machine.with(environment(w.Jobs["build"].Env)...)
 	for _, step := range w.Jobs["build"].Steps {
 		code := 0
 		switch name, _, _ := strings.Cut(step.Uses, "@"); name {

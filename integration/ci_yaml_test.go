@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/dustin/go-humanize"
 )
 
 type gitlabJob struct {
@@ -136,6 +138,11 @@ func TestBuildkiteBuildsOnce(t *testing.T) {
 	step := pipeline.Steps[0]
 	if len(step.Cache.Paths) != 1 || step.Cache.Paths[0] != step.Env["LARDER_CACHE"] || !filepath.IsLocal(step.Cache.Paths[0]) {
 		t.Errorf("the volume has %q, and larder's cache is %s", step.Cache.Paths, step.Env["LARDER_CACHE"])
+	}
+	volume, err := humanize.ParseBytes(step.Cache.Size)
+	must(t, err)
+	if limit, err := humanize.ParseBytes(step.Env["LARDER_MAX_SIZE"]); err != nil || limit >= volume {
+		t.Errorf("the volume has %s, and the cache may take %d (%v)", step.Cache.Size, limit, err)
 	}
 	const project = "/root/builds/agent-1/org/project"
 	cache := path.Join(project, step.Cache.Paths[0])
