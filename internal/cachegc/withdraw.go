@@ -79,9 +79,9 @@ func Withdraw(ctx context.Context, c *bincache.Cache, choose func() ([]Unfit, er
 	if err := c.Retire(now, urls...); err != nil {
 		return nil, err
 	}
-	g := &collection{Options: Options{Now: now, step: func() error { return nil }}, ctx: ctx, cache: c, survey: s}
-	g.seen = make(map[string]bool, len(there)) // also what is damaged: it must not bring back what it needs
-	for _, hash := range there {
+	g := &collection{Options: Options{Now: now, step: func() error { return nil }}, ctx: ctx, cache: c}
+	g.begin(s)
+	for _, hash := range there { // also what is damaged: it must not bring back what it needs
 		g.seen[hash] = true
 	}
 	return needing, g.withdraw(hashes, append(paths, needing...))
