@@ -39,20 +39,14 @@ type Result struct {
 //
 // Others may add entries meanwhile, and read.
 func Collect(ctx context.Context, c *bincache.Cache, o Options) (*Result, error) {
-	if o.Now.IsZero() {
-		o.Now = time.Now()
-	}
-	if o.step == nil {
-		o.step = func() error { return nil }
-	}
 	unlock, err := c.Lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	g := &collection{Options: o, ctx: ctx, cache: c}
+	g := newCollection(ctx, c, o)
 	if err := g.heal(); err != nil {
-		return nil, fmt.Errorf("go on after an interrupted collection: %w", err)
+		return nil, err
 	}
 	if err := g.look(); err != nil {
 		return nil, err
@@ -87,11 +81,7 @@ func Heal(ctx context.Context, c *bincache.Cache) error {
 		return err
 	}
 	defer unlock()
-	g := &collection{Options: Options{step: func() error { return nil }}, ctx: ctx, cache: c}
-	if err := g.heal(); err != nil {
-		return fmt.Errorf("go on after an interrupted collection: %w", err)
-	}
-	return nil
+	return newCollection(ctx, c, Options{}).heal()
 }
 
 // A collection is one call of Collect.
@@ -103,6 +93,16 @@ type collection struct {
 	seen       map[string]bool // hashes of entries that the survey saw, and that were not withdrawn since
 	users      []int32         // how many of those use a file, by its number
 	reinstated int
+}
+
+func newCollection(ctx context.Context, c *bincache.Cache, o Options) *collection {
+	if o.Now.IsZero() {
+		o.Now = time.Now()
+	}
+	if o.step == nil {
+		o.step = func() error { return nil }
+	}
+	return &collection{Options: o, ctx: ctx, cache: c}
 }
 
 // look surveys the cache. If an entry lacks another one that is in the trash, that comes
@@ -167,13 +167,15 @@ func (g *collection) trashed() (map[string]*bincache.Removal, error) {
 // collection was interrupted before it could see that.
 func (g *collection) heal() error {
 	_, removing, err := g.cache.Removals()
-	if err != nil || !removing {
-		return err
+	if err == nil && removing {
+		if _, err = g.cache.SweepRetiredLocked(g.ctx, time.Time{}, false, bincache.Known{}); err == nil {
+			err = g.finish(nil)
+		}
 	}
-	if _, err := g.cache.SweepRetiredLocked(g.ctx, time.Time{}, false, bincache.Known{}); err != nil {
-		return err
+	if err != nil {
+		return fmt.Errorf("go on after an interrupted collection: %w", err)
 	}
-	return g.finish(nil)
+	return nil
 }
 
 // evict takes entries out of the cache: their narinfos go to the trash, their NARs are

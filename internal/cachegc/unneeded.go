@@ -22,10 +22,7 @@ func (g *collection) unneeded(paths []string) (names []string, err error) {
 		if !ok {
 			continue // it is damaged
 		}
-		for _, f := range []int32{s.entries[id].nar, s.entries[id].log} {
-			if f < 0 {
-				continue
-			}
+		for _, f := range s.entries[id].sharedFiles() {
 			if g.users[f]--; g.users[f] == 0 {
 				names = append(names, s.files[f].name)
 			}

@@ -3,7 +3,6 @@ package cachegc
 import (
 	"context"
 	"slices"
-	"time"
 
 	"github.com/nix-larder/larder/internal/bincache"
 )
@@ -75,11 +74,10 @@ func Withdraw(ctx context.Context, c *bincache.Cache, choose func() ([]Unfit, er
 		}
 	}
 	slices.Sort(needing)
-	now := time.Now()
-	if err := c.Retire(now, urls...); err != nil {
+	g := newCollection(ctx, c, Options{})
+	if err := c.Retire(g.Now, urls...); err != nil {
 		return nil, err
 	}
-	g := &collection{Options: Options{Now: now, step: func() error { return nil }}, ctx: ctx, cache: c}
 	g.begin(s)
 	for _, hash := range there { // also what is damaged: it must not bring back what it needs
 		g.seen[hash] = true
