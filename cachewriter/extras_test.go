@@ -15,6 +15,7 @@ import (
 
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/nixstore"
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 var everything = Options{Extras: Extras{Listings: true, Logs: true}}
@@ -300,7 +301,7 @@ func TestListingOfASlowerWriterIsTakenBack(t *testing.T) {
 	release := f.stuck(t, out)
 	done := copyAsync(t.Context(), f.writer(t, everything), out)
 	name := bincache.ListingName(out)
-	eventually(t, "the listing is there", func() bool { return f.cache.Has(name) })
+	trouble.Eventually(t, "the listing is there", func() bool { return f.cache.Has(name) })
 	must(t, os.WriteFile(nar, contents, 0o644))
 	must(t, os.WriteFile(narInfo, text, 0o644))
 	release()

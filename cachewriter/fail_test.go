@@ -12,6 +12,7 @@ import (
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/nixtest"
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 // corrupt changes a file of the store, as a failing disk would.
@@ -177,7 +178,7 @@ func TestCanceledCopyReturnsAtOnce(t *testing.T) {
 	w := f.writer(t, Options{})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := copyAsync(ctx, w, huge)
-	eventually(t, "it is being dumped", func() bool { return len(unfinished(t, f.dir)) > 0 })
+	trouble.Eventually(t, "it is being dumped", func() bool { return len(unfinished(t, f.dir)) > 0 })
 	cancel()
 	if err := within(t, 5*time.Second, "canceled Copy", done); !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v, want context.Canceled", err)
@@ -188,7 +189,7 @@ func TestCanceledCopyReturnsAtOnce(t *testing.T) {
 	must(t, err)
 
 	done = copyAsync(t.Context(), w, huge)
-	eventually(t, "it is being dumped", func() bool { return len(unfinished(t, f.dir)) > 0 })
+	trouble.Eventually(t, "it is being dumped", func() bool { return len(unfinished(t, f.dir)) > 0 })
 	w.Close()
 	if err := within(t, 5*time.Second, "Copy of a closed Writer", done); !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v, want context.Canceled", err)
@@ -217,9 +218,9 @@ func TestOthersGoOnWhenACallIsCanceled(t *testing.T) {
 		return n
 	}
 	first := copyAsync(ctx, w, shared)
-	eventually(t, "it is being dumped", func() bool { return waiting() == 1 })
+	trouble.Eventually(t, "it is being dumped", func() bool { return waiting() == 1 })
 	second := copyAsync(t.Context(), w, shared)
-	eventually(t, "both wait for it", func() bool { return waiting() == 2 })
+	trouble.Eventually(t, "both wait for it", func() bool { return waiting() == 2 })
 	cancel()
 	if err := within(t, 5*time.Second, "canceled Copy", first); !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v, want context.Canceled", err)
@@ -233,7 +234,7 @@ func TestOthersGoOnWhenACallIsCanceled(t *testing.T) {
 	w = f.writer(t, Options{})
 	ctx, cancel = context.WithCancel(t.Context())
 	first = copyAsync(ctx, w, shared)
-	eventually(t, "it is being dumped", func() bool { return len(unfinished(t, f.dir)) > 0 })
+	trouble.Eventually(t, "it is being dumped", func() bool { return len(unfinished(t, f.dir)) > 0 })
 	cancel()
 	second = copyAsync(t.Context(), w, shared)
 	if err := within(t, 5*time.Second, "canceled Copy", first); !errors.Is(err, context.Canceled) {

@@ -242,7 +242,7 @@ func TestOnlyDumpersHaveTheLowestPriority(t *testing.T) {
 	// of this test, Go lets it sleep for ever.
 	before, _ := lowThreads(t)
 	w := f.writer(t, Options{Background: true, Workers: 3})
-	eventually(t, "three threads have it", func() bool { low, _ := lowThreads(t); return len(low) == len(before)+3 })
+	trouble.Eventually(t, "three threads have it", func() bool { low, _ := lowThreads(t); return len(low) == len(before)+3 })
 	_, err := w.Copy(t.Context(), source)
 	must(t, err)
 	if low, all := lowThreads(t); len(low) != len(before)+3 || all <= len(low) {
@@ -251,7 +251,7 @@ func TestOnlyDumpersHaveTheLowestPriority(t *testing.T) {
 	w.Close()
 	// Nothing else must ever run on them.
 	first := fmt.Sprint(os.Getpid())
-	eventually(t, "the threads have ended", func() bool {
+	trouble.Eventually(t, "the threads have ended", func() bool {
 		low, _ := lowThreads(t)
 		return !slices.ContainsFunc(low, func(thread string) bool { return thread != first })
 	})

@@ -127,7 +127,7 @@ func (f *fixture) check(t testing.TB) {
 		t.Error(problem)
 	}
 	// A call that fails does not wait for what it has stopped.
-	eventually(t, "no unfinished file is left", func() bool { return len(unfinished(t, f.dir)) == 0 })
+	trouble.Eventually(t, "no unfinished file is left", func() bool { return len(unfinished(t, f.dir)) == 0 })
 }
 
 // has reports which of the paths have no entry.
@@ -227,16 +227,6 @@ func unfinished(t testing.TB, dir string) (names []string) {
 	return names
 }
 
-// eventually waits until something is so.
-func eventually(t testing.TB, what string, so func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !so(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain until %s", what)
-		}
-	}
-}
-
 // within returns what comes through a channel, which must not take long.
 func within[T any](t testing.TB, d time.Duration, what string, c <-chan T) T {
 	t.Helper()
@@ -261,25 +251,8 @@ func copyAsync(ctx context.Context, w *Writer, paths ...string) <-chan error {
 
 // logged returns a log, and what is in it.
 func logged() (*slog.Logger, func() string) {
-	b := &lockedBuffer{lock: make(chan struct{}, 1)}
+	b := &trouble.Log{}
 	return slog.New(slog.NewTextHandler(b, nil)), b.String
-}
-
-type lockedBuffer struct {
-	lock chan struct{} // full while somebody holds it
-	buf  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.lock <- struct{}{}
-	defer func() { <-b.lock }()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.lock <- struct{}{}
-	defer func() { <-b.lock }()
-	return b.buf.String()
 }
 
 func must(t testing.TB, err error) {

@@ -13,6 +13,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 // TestCacheIsWholeAtEveryMoment copies a few hundred paths while one goroutine
@@ -108,9 +109,9 @@ func TestLateReferrerIsNotForgotten(t *testing.T) {
 
 			w := f.writer(t, Options{})
 			first := copyAsync(t.Context(), w, base)
-			eventually(t, "the publisher is busy", func() bool { _, err := os.Stat(nar); return err == nil })
+			trouble.Eventually(t, "the publisher is busy", func() bool { _, err := os.Stat(nar); return err == nil })
 			second := copyAsync(t.Context(), w, top)
-			eventually(t, "both are in the window", func() bool { return len(w.room) == 2 })
+			trouble.Eventually(t, "both are in the window", func() bool { return len(w.room) == 2 })
 			release()
 			must(t, within(t, 20*time.Second, "first Copy", first))
 			must(t, within(t, 20*time.Second, "second Copy", second))
@@ -132,8 +133,8 @@ func TestNothingCountsAsCompleteBeforeItsReferences(t *testing.T) {
 
 	w := f.writer(t, Options{})
 	done := copyAsync(t.Context(), w, top)
-	eventually(t, "the entry is being replaced", func() bool { _, err := os.Stat(nar); return err == nil })
-	eventually(t, "all others have been looked at", func() bool { return len(w.room) == 5 })
+	trouble.Eventually(t, "the entry is being replaced", func() bool { _, err := os.Stat(nar); return err == nil })
+	trouble.Eventually(t, "all others have been looked at", func() bool { return len(w.room) == 5 })
 	if p := w.Progress(); p.Done != 4 || p.Paths != 9 {
 		t.Errorf("progress is %+v, want 4 of 9", p)
 	}
@@ -162,7 +163,7 @@ func TestWindowIsBounded(t *testing.T) {
 
 	w := f.writer(t, Options{})
 	done := copyAsync(t.Context(), w, top)
-	eventually(t, "the window is full and dumped", func() bool {
+	trouble.Eventually(t, "the window is full and dumped", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		dumped := 0
@@ -196,7 +197,7 @@ func TestCloseDoesNotWaitForTheLock(t *testing.T) {
 	defer release()
 	w := f.writer(t, Options{})
 	done := copyAsync(t.Context(), w, base)
-	eventually(t, "the publisher waits for the lock", func() bool { _, err := os.Stat(nar); return err == nil })
+	trouble.Eventually(t, "the publisher waits for the lock", func() bool { _, err := os.Stat(nar); return err == nil })
 	closed := make(chan struct{})
 	go func() { w.Close(); close(closed) }()
 	within(t, 5*time.Second, "Close", closed)
@@ -240,7 +241,7 @@ func TestForgetMakesItLookAgain(t *testing.T) {
 	release := f.stuck(t, closure[1])
 	w = f.writer(t, Options{})
 	done := copyAsync(t.Context(), w, closure[2])
-	eventually(t, "all have been looked at", func() bool { return len(w.room) == 2 })
+	trouble.Eventually(t, "all have been looked at", func() bool { return len(w.room) == 2 })
 	w.Forget()
 	release()
 	must(t, within(t, 20*time.Second, "Copy", done))

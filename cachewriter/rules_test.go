@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nix-larder/larder/internal/nixstore"
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 // A family is
@@ -261,8 +262,8 @@ func TestConcurrentCallsAreCutAlike(t *testing.T) {
 	w := f.writer(t, Options{Cut: cut(m.left), Elsewhere: elsewhere(m.right)})
 	first := copyAsync(t.Context(), w, m.top)
 	second := copyAsync(t.Context(), w, m.top, m.sibling)
-	eventually(t, "the publisher is busy", func() bool { _, err := os.Stat(nar); return err == nil })
-	eventually(t, "both have come to the end", func() bool {
+	trouble.Eventually(t, "the publisher is busy", func() bool { _, err := os.Stat(nar); return err == nil })
+	trouble.Eventually(t, "both have come to the end", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return w.unlooked == 0 && waiting(w) == 2

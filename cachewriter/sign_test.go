@@ -15,6 +15,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"github.com/nix-larder/larder/internal/compress"
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 func newKey(t *testing.T, name string) signature.SecretKey {
@@ -199,20 +200,20 @@ func TestSigningWaitsForTheLockButNotAtTheEnd(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	done := copyAsync(ctx, f.writer(t, Options{Keys: keys}), path)
-	eventually(t, "it waits for the lock", waiting)
+	trouble.Eventually(t, "it waits for the lock", waiting)
 	cancel()
 	if err := within(t, 5*time.Second, "canceled Copy", done); !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled: %v", err)
 	}
 	w := f.writer(t, Options{Keys: keys})
 	done = copyAsync(t.Context(), w, path)
-	eventually(t, "it waits for the lock", waiting)
+	trouble.Eventually(t, "it waits for the lock", waiting)
 	w.Close()
 	if err := within(t, 5*time.Second, "closed Copy", done); !errors.Is(err, context.Canceled) {
 		t.Errorf("closed: %v", err)
 	}
 	done = copyAsync(t.Context(), f.writer(t, Options{Keys: keys}), path)
-	eventually(t, "it waits for the lock", waiting)
+	trouble.Eventually(t, "it waits for the lock", waiting)
 	must(t, lock.Close())
 	must(t, within(t, 5*time.Second, "Copy", done))
 	f.signedBy(t, keys, path)

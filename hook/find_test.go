@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/nix-larder/larder/internal/trouble"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -116,7 +117,7 @@ func TestRootsHookBecomesTheOwnerOfAQueueToBe(t *testing.T) {
 }
 
 func TestUsersHookCanNotReachRootsQueue(t *testing.T) {
-	needRoot(t)
+	trouble.NeedRoot(t)
 	s, _ := newSiteWithQueue(t)
 	wantSays(t, s.runAs(t, nobody, s.path("a")), fs.ErrPermission.Error())
 	s.wantRows(t)
@@ -126,7 +127,7 @@ func TestUsersHookCanNotReachRootsQueue(t *testing.T) {
 // usersSite is a site whose queue's directory is a user's.
 func usersSite(t *testing.T) *site {
 	t.Helper()
-	needRoot(t)
+	trouble.NeedRoot(t)
 	s := newSite(t)
 	must(t, os.Mkdir(filepath.Dir(s.file), 0o755))
 	must(t, os.Chown(filepath.Dir(s.file), nobody, nobody))

@@ -192,13 +192,6 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs several users")
-	}
-}
-
 // wantSays fails the test if a hook did not say this, in one line.
 func wantSays(t *testing.T, got, want string) {
 	t.Helper()

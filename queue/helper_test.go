@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 var background = context.Background()
@@ -210,7 +212,7 @@ func (p *process) kill() {
 // newQueue makes a queue in a directory that every user may read.
 func newQueue(t *testing.T) *Queue {
 	t.Helper()
-	return create(t, filepath.Join(publicDir(t), "queue.db"))
+	return create(t, filepath.Join(trouble.PublicDir(t), "queue.db"))
 }
 
 func create(t *testing.T, file string) *Queue {
@@ -219,16 +221,6 @@ func create(t *testing.T, file string) *Queue {
 	must(t, err)
 	t.Cleanup(func() { q.Close() })
 	return q
-}
-
-// publicDir is t.TempDir, but others may look into it.
-func publicDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "queue-test-")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	must(t, os.Chmod(dir, 0o755))
-	return dir
 }
 
 // raw opens a queue's database without this package. It waits for nobody.

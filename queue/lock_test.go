@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 func TestLockHasOneHolder(t *testing.T) {
@@ -124,7 +126,7 @@ func wantWorker(t *testing.T, q *Queue, want time.Time) {
 }
 
 func TestQueueIsWhatItsHooksExpect(t *testing.T) {
-	file := filepath.Join(publicDir(t), "state", "queue.db")
+	file := filepath.Join(trouble.PublicDir(t), "state", "queue.db")
 	want := ExpectedID(file)
 	if _, err := Identify(file); err == nil {
 		t.Error("a queue that is not there has an identity")
@@ -160,7 +162,7 @@ func TestExpectedIDIsOfThisHostAndFile(t *testing.T) {
 }
 
 func TestMovedQueueKeepsItsID(t *testing.T) {
-	dir := publicDir(t)
+	dir := trouble.PublicDir(t)
 	q := create(t, filepath.Join(dir, "old", "queue.db"))
 	must(t, q.Close())
 	must(t, os.Rename(filepath.Join(dir, "old"), filepath.Join(dir, "new")))
@@ -184,7 +186,7 @@ func TestIdentifyIsNotLedAstray(t *testing.T) {
 		"long":      func(t *testing.T, lock string) { must(t, os.WriteFile(lock, []byte(id+id), 0o644)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			file := filepath.Join(publicDir(t), "queue.db")
+			file := filepath.Join(trouble.PublicDir(t), "queue.db")
 			plant(t, lockFile(file))
 			if id, err := Identify(file); err == nil {
 				t.Errorf("identity is %+v, want an error", id)
@@ -200,7 +202,7 @@ func TestIdentifyIsNotLedAstray(t *testing.T) {
 }
 
 func TestTwoNamesAreOneQueue(t *testing.T) {
-	dir := publicDir(t)
+	dir := trouble.PublicDir(t)
 	must(t, os.Mkdir(filepath.Join(dir, "real"), 0o755))
 	must(t, os.Symlink("real", filepath.Join(dir, "link")))
 	first := create(t, filepath.Join(dir, "link", "queue.db")) // before there is a database
@@ -219,7 +221,7 @@ func TestTwoNamesAreOneQueue(t *testing.T) {
 }
 
 func TestLinkToNothingIsNoQueue(t *testing.T) {
-	dir := publicDir(t)
+	dir := trouble.PublicDir(t)
 	link := filepath.Join(dir, "queue.db")
 	must(t, os.Symlink(filepath.Join(dir, "elsewhere"), link))
 	for name, open := range openers {
@@ -236,7 +238,7 @@ func TestLinkToNothingIsNoQueue(t *testing.T) {
 
 func TestProcessesThatMakeTheSameQueueMakeOne(t *testing.T) {
 	for range 5 {
-		file := filepath.Join(publicDir(t), "queue.db")
+		file := filepath.Join(trouble.PublicDir(t), "queue.db")
 		var all []*process
 		for range 6 {
 			p := start(t, nil, "create", file)

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 // openers are the ways to open a queue.
@@ -34,7 +36,7 @@ func TestNameMayBeAnything(t *testing.T) {
 		"what?.db", "100%.db", "100%41.db", "a#b.db", "a b.db", "a&mode=memory.db", "ö→.db", "a?b/c%20d/e#f/queue", "file:x", ":memory:",
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := publicDir(t)
+			dir := trouble.PublicDir(t)
 			file := filepath.Join(dir, name)
 			q := create(t, file)
 			add(t, q, path("x"))
@@ -56,7 +58,7 @@ func TestNameMayBeAnything(t *testing.T) {
 
 func TestMissingQueueIsNotMade(t *testing.T) {
 	for _, name := range []string{"queue.db", "missing/queue.db"} {
-		dir := publicDir(t)
+		dir := trouble.PublicDir(t)
 		file := filepath.Join(dir, name)
 		for _, opener := range []string{"Open", "OpenForHook"} {
 			err := openers[opener](file)
@@ -93,7 +95,7 @@ func TestOtherDatabasesAreRefused(t *testing.T) {
 		"of another app":   "create table t (x); pragma user_version = 1; pragma application_id = 4711",
 	} {
 		t.Run(name, func(t *testing.T) {
-			file := filepath.Join(publicDir(t), "other.db")
+			file := filepath.Join(trouble.PublicDir(t), "other.db")
 			_, err := raw(t, file).Exec(statements)
 			must(t, err)
 			for name, open := range openers {
@@ -114,7 +116,7 @@ func TestOtherDatabasesAreRefused(t *testing.T) {
 
 func TestHalfMadeQueueIsFinishedByAWorkerOnly(t *testing.T) {
 	// What is left if the power fails between the file and the schema.
-	file := filepath.Join(publicDir(t), "queue.db")
+	file := filepath.Join(trouble.PublicDir(t), "queue.db")
 	must(t, os.WriteFile(file, nil, 0o644))
 	wantText(t, openers["OpenForHook"](file), "schema version 0 is older than this program's")
 	must(t, openers["Open"](file))
@@ -220,10 +222,10 @@ func TestForeignQueueIsRefused(t *testing.T) {
 	closed := newQueue(t)
 	must(t, closed.Close())
 	for name, file := range map[string]string{
-		"new":         filepath.Join(publicDir(t), "queue.db"),
+		"new":         filepath.Join(trouble.PublicDir(t), "queue.db"),
 		"in use":      q.File(),
 		"not in use":  closed.File(),
-		"new in a /x": filepath.Join(publicDir(t), "x", "queue.db"),
+		"new in a /x": filepath.Join(trouble.PublicDir(t), "x", "queue.db"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			verbs := []string{"create", "lock", "add"}
@@ -244,7 +246,7 @@ func TestForeignQueueIsRefused(t *testing.T) {
 }
 
 func TestUsersQueueStaysTheUsersBesideRootsHook(t *testing.T) {
-	dir := publicDir(t)
+	dir := trouble.PublicDir(t)
 	if os.Geteuid() == 0 {
 		must(t, os.Chown(dir, int(nobody.Uid), int(nobody.Gid)))
 	}

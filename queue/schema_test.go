@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 // released has the hash of every file of the schema. A file that was released is
@@ -68,7 +70,7 @@ func TestQueueOfEveryVersionIsBroughtUpToDate(t *testing.T) {
 // TestOldQueueKeepsWhatIsInIt has a queue of the first release, with jobs in every
 // state.
 func TestOldQueueKeepsWhatIsInIt(t *testing.T) {
-	file := filepath.Join(publicDir(t), "queue.db")
+	file := filepath.Join(trouble.PublicDir(t), "queue.db")
 	_, err := identify(file)
 	must(t, err)
 	db := raw(t, file)

@@ -12,7 +12,7 @@ import (
 // wantDoubt reports how often store and cache were compared for a reason.
 func (r *rig) wantDoubt(n int, reason string) {
 	r.t.Helper()
-	if got := strings.Count(r.logged(), reason); got != n {
+	if got := strings.Count(r.log.String(), reason); got != n {
 		r.t.Errorf("compared %d times because %q, want %d", got, reason, n)
 	}
 }

@@ -227,7 +227,7 @@ func TestWithoutInotifyTheClockWillDo(t *testing.T) {
 	must(t, cmd.Start())
 	_, err = bufio.NewReader(stdout).ReadString('\n')
 	must(t, err)
-	eventually(t, "it has looked", func() bool { return r.cursor().Epoch != "" })
+	trouble.Eventually(t, "it has looked", func() bool { return r.cursor().Epoch != "" })
 	r.add("path")
 	must(t, cmd.Wait())
 }

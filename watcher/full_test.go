@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nix-larder/larder/internal/trouble"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -86,7 +87,7 @@ func TestRunGoesOnWhenTheQueueHasRoom(t *testing.T) {
 	w := r.start()
 	var got []string
 	for len(got) < len(all) {
-		eventually(t, "there are jobs", func() bool {
+		trouble.Eventually(t, "there are jobs", func() bool {
 			counts, err := r.Queue.Counts(t.Context())
 			must(t, err)
 			if counts.Left() > 2 {
@@ -105,7 +106,7 @@ func TestRunGoesOnWhenTheQueueHasRoom(t *testing.T) {
 	if !slices.Equal(got, all) {
 		t.Errorf("jobs were %q, want %q", got, all)
 	}
-	if n := strings.Count(r.logged(), "the queue is full"); n != 1 {
+	if n := strings.Count(r.log.String(), "the queue is full"); n != 1 {
 		t.Errorf("said %d times that it is full, want once", n)
 	}
 }

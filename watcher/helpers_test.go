@@ -1,7 +1,6 @@
 package watcher
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,11 +36,11 @@ type rig struct {
 	t    *testing.T
 	nix  *nixtest.Store
 	lock *queue.Lock
+	log  trouble.Log
 
 	mu      sync.Mutex // guards what is below
 	present map[string]bool
 	asked   map[string]int // how often Present was
-	log     bytes.Buffer
 }
 
 func newRig(t *testing.T) *rig {
@@ -62,7 +61,7 @@ func newRigWith(t *testing.T, nix *nixtest.Store) *rig {
 	r.Config = Config{
 		Queue: q, Present: r.arePresent, Epoch: "one", Rules: rules.Default(),
 		Poll: time.Hour, // what a test waits for has to come by itself
-		Log:  slog.New(slog.NewTextHandler(io.MultiWriter((*rigLog)(r), t.Output()), nil)),
+		Log:  slog.New(slog.NewTextHandler(io.MultiWriter(&r.log, t.Output()), nil)),
 	}
 	r.makeRoots()
 	r.reopen()
@@ -113,24 +112,10 @@ func (r *rig) setPresent(are bool, paths ...string) {
 	}
 }
 
-type rigLog rig
-
-func (l *rigLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.log.Write(p)
-}
-
-func (r *rig) logged() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.log.String()
-}
-
 // queuedInAll is how many jobs were added by looks so far, as the log has it.
 func (r *rig) queuedInAll() (n int) {
 	r.t.Helper()
-	for field := range strings.FieldsSeq(r.logged()) {
+	for field := range strings.FieldsSeq(r.log.String()) {
 		if count, ok := strings.CutPrefix(field, "queued="); ok {
 			i, err := strconv.Atoi(count)
 			must(r.t, err)
@@ -298,16 +283,6 @@ func (r *rig) hasJob(path string) bool {
 	row, err := r.Queue.Find(context.Background(), path)
 	must(r.t, err)
 	return row != nil
-}
-
-// eventually waits until something is so.
-func eventually(t *testing.T, what string, so func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !so(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain until %s", what)
-		}
-	}
 }
 
 func must(t testing.TB, err error) {

@@ -182,7 +182,7 @@ func TestSecondLookFindsNothing(t *testing.T) {
 	c := r.add("c")
 	r.look()
 	r.want("jobs", c)
-	if n := strings.Count(r.logged(), "comparing store and cache"); n != 1 {
+	if n := strings.Count(r.log.String(), "comparing store and cache"); n != 1 {
 		t.Errorf("compared %d times, want once, at the first look", n)
 	}
 }
@@ -247,7 +247,7 @@ func TestLookThatIsCutShortGoesOnWhereItWas(t *testing.T) {
 	}
 	r.look()
 	r.want("jobs", all...)
-	if strings.Contains(r.logged(), "not kept") {
+	if strings.Contains(r.log.String(), "not kept") {
 		t.Error("a canceled look warned of the collector")
 	}
 }
@@ -268,7 +268,7 @@ func TestPathsWithoutRootsAreQueuedAllTheSame(t *testing.T) {
 			good := r.Roots
 			r.Roots = gcroot.Join(gcroot.Open(nix.State, dir), links)
 			r.look()
-			if n := strings.Count(r.logged(), "not kept from the garbage collector"); n != 1 {
+			if n := strings.Count(r.log.String(), "not kept from the garbage collector"); n != 1 {
 				t.Errorf("%d warnings, want one", n)
 			}
 			// Whoever does the jobs has nothing to remove.

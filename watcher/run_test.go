@@ -13,6 +13,7 @@ import (
 
 	"github.com/nix-larder/larder/internal/bell"
 	"github.com/nix-larder/larder/internal/nixtest"
+	"github.com/nix-larder/larder/internal/trouble"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -20,7 +21,7 @@ import (
 // another one, which every look would see to.
 func (r *rig) settled() {
 	r.t.Helper()
-	eventually(r.t, "no look is made any more", func() bool {
+	trouble.Eventually(r.t, "no look is made any more", func() bool {
 		cursor := r.cursor()
 		nobodys := *cursor
 		nobodys.Epoch = "nobody's"
@@ -43,7 +44,7 @@ func (r *rig) settled() {
 func TestRegistrationIsQueuedAtOnce(t *testing.T) {
 	r := newRig(t)
 	run := r.start()
-	eventually(t, "it has begun", func() bool { return r.cursor() != nil && r.cursor().Epoch != "" })
+	trouble.Eventually(t, "it has begun", func() bool { return r.cursor() != nil && r.cursor().Epoch != "" })
 	for n := range 5 {
 		var path string
 		if n%2 == 0 {
@@ -52,7 +53,7 @@ func TestRegistrationIsQueuedAtOnce(t *testing.T) {
 			path = r.nix.Build(t, fmt.Sprintf(`build "built-%d" "echo built > $out" { }`, n))[0]
 		}
 		begin := time.Now()
-		eventually(t, "it is a job", func() bool { return r.hasJob(path) })
+		trouble.Eventually(t, "it is a job", func() bool { return r.hasJob(path) })
 		if took := time.Since(begin); took > 5*time.Second {
 			t.Errorf("took %v", took)
 		}
@@ -68,7 +69,7 @@ func TestWhatHappenedMeanwhileIsQueuedAtTheStart(t *testing.T) {
 	r.begin()
 	path := r.add("meanwhile")
 	r.start()
-	eventually(t, "it is a job", func() bool { return r.hasJob(path) })
+	trouble.Eventually(t, "it is a job", func() bool { return r.hasJob(path) })
 }
 
 // TestIdleWatcherIsIdle asserts that a look does not lead to the next one, and that
@@ -76,15 +77,15 @@ func TestWhatHappenedMeanwhileIsQueuedAtTheStart(t *testing.T) {
 func TestIdleWatcherIsIdle(t *testing.T) {
 	r := newRig(t)
 	r.start()
-	eventually(t, "it has begun", func() bool { return r.cursor() != nil && r.cursor().Epoch != "" })
+	trouble.Eventually(t, "it has begun", func() bool { return r.cursor() != nil && r.cursor().Epoch != "" })
 	path := r.add("path")
-	eventually(t, "it is a job", func() bool { return r.hasJob(path) })
+	trouble.Eventually(t, "it is a job", func() bool { return r.hasJob(path) })
 	r.settled()
 
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
 		t.Skip("no /proc")
 	}
-	eventually(t, "the database is closed", func() bool { return r.openFiles() == 0 })
+	trouble.Eventually(t, "the database is closed", func() bool { return r.openFiles() == 0 })
 }
 
 // TestLookDoesNotRingTheBell has the files that a reader makes beside Nix's database,
@@ -109,7 +110,7 @@ func TestLookDoesNotRingTheBell(t *testing.T) {
 	case <-time.After(100 * time.Millisecond): // to see that nothing happens takes time
 	}
 	r.add("other")
-	eventually(t, "it rings for Nix", func() bool { return len(rings) > 0 })
+	trouble.Eventually(t, "it rings for Nix", func() bool { return len(rings) > 0 })
 }
 
 // openFiles returns how many descriptors this process has on Nix's database.
@@ -127,7 +128,7 @@ func (r *rig) openFiles() (n int) {
 
 // TestUnreadableDatabaseIsSatOut has trouble for many looks.
 func TestUnreadableDatabaseIsSatOut(t *testing.T) {
-	for name, trouble := range map[string]struct {
+	for name, fault := range map[string]struct {
 		begin, end func(r *rig) error
 	}{
 		"it is gone": {
@@ -144,18 +145,18 @@ func TestUnreadableDatabaseIsSatOut(t *testing.T) {
 			r.begin()
 			before := r.add("before")
 			r.reopen()
-			must(t, trouble.begin(r))
+			must(t, fault.begin(r))
 			r.Poll = time.Millisecond
 			run := r.start()
 			const said = "could not be looked at"
-			eventually(t, "somebody is told", func() bool { return strings.Contains(r.logged(), said) })
+			trouble.Eventually(t, "somebody is told", func() bool { return strings.Contains(r.log.String(), said) })
 			// It is looked at many times meanwhile; that it is said once shows at the end.
 			for begin := time.Now(); time.Since(begin) < 100*r.Poll; time.Sleep(r.Poll) {
 			}
-			must(t, trouble.end(r))
+			must(t, fault.end(r))
 			after := r.add("after")
-			eventually(t, "all is queued", func() bool { return r.hasJob(before) && r.hasJob(after) })
-			if n := strings.Count(r.logged(), said); n != 1 {
+			trouble.Eventually(t, "all is queued", func() bool { return r.hasJob(before) && r.hasJob(after) })
+			if n := strings.Count(r.log.String(), said); n != 1 {
 				t.Errorf("said %d times, want once", n)
 			}
 			_ = run.stop(t)
@@ -182,7 +183,7 @@ func TestBurstIsQueuedOnce(t *testing.T) {
 		tasks.Go(func() { r.nix.AddTexts(t, fmt.Sprintf("burst-%d", p), each) })
 	}
 	tasks.Wait()
-	eventually(t, "all is queued", func() bool { return r.queuedInAll() >= processes*each })
+	trouble.Eventually(t, "all is queued", func() bool { return r.queuedInAll() >= processes*each })
 	_ = run.stop(t)
 	if got := r.look(); got != (Result{}) {
 		t.Errorf("a further look found %+v, want nothing", got)
@@ -195,5 +196,5 @@ func TestBurstIsQueuedOnce(t *testing.T) {
 	if n := len(r.roots()); n != processes*each {
 		t.Errorf("%d roots, want %d", n, processes*each)
 	}
-	t.Logf("%d looks found something", strings.Count(r.logged(), "queued registrations"))
+	t.Logf("%d looks found something", strings.Count(r.log.String(), "queued registrations"))
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nix-larder/larder/internal/trouble"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -140,7 +141,7 @@ func TestLardersPartMayBeStoppedOrKilled(t *testing.T) {
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr
 			must(t, cmd.Start())
 			t.Cleanup(func() { cmd.Process.Kill() })
-			eventually(t, "larder's part has the queue open", func() bool {
+			trouble.Eventually(t, "larder's part has the queue open", func() bool {
 				maps, _ := os.ReadFile(fmt.Sprintf("/proc/%d/maps", childOf(cmd.Process.Pid)))
 				return strings.Contains(string(maps), s.file+"-shm")
 			})
@@ -293,7 +294,7 @@ func TestStandardFilesMayBeClosedBeforeTheNextHook(t *testing.T) {
 
 // Where no process can be started, or not one of Go's: the next hook needs none.
 func TestNextHookIsCalledWhereLarderCanNotRun(t *testing.T) {
-	needRoot(t)
+	trouble.NeedRoot(t)
 	for limit, says := range map[string]string{"-u 1": "start a process: ", "-v 100000": "fatal error: "} {
 		t.Run(limit, func(t *testing.T) {
 			s, _ := newSiteWithQueue(t)

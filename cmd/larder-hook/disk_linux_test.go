@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 func TestFullDiskIsNoFailure(t *testing.T) {
@@ -61,7 +63,7 @@ func TestReadOnlyDiskIsNoFailure(t *testing.T) {
 // mount makes a small file system for the time of a test.
 func mount(t *testing.T, dir, options string) {
 	t.Helper()
-	needRoot(t)
+	trouble.NeedRoot(t)
 	must(t, os.MkdirAll(dir, 0o755))
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755,"+options); err != nil {
 		t.Skipf("can't mount: %v", err)

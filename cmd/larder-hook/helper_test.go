@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nix-larder/larder/internal/gcroot"
+	"github.com/nix-larder/larder/internal/trouble"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -136,7 +137,7 @@ type site struct {
 // newSite makes a site that every user may look into, without a queue.
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{dir: publicDir(t), uid: uint32(os.Geteuid())}
+	s := &site{dir: trouble.PublicDir(t), uid: uint32(os.Geteuid())}
 	s.store, s.state = filepath.Join(s.dir, "store"), filepath.Join(s.dir, "state")
 	s.file = filepath.Join(s.dir, "queue", "queue.db")
 	s.env = map[string]string{
@@ -183,7 +184,7 @@ func (s *site) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Cleanup(func() { stdin.Close(); never.Close() })
 	cmd.Stdin = stdin
 	if s.uid != uint32(os.Geteuid()) {
-		needRoot(t)
+		trouble.NeedRoot(t)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: s.uid, Gid: s.uid}}
 	}
 	return cmd
@@ -304,33 +305,6 @@ func (s *site) raw(t *testing.T) *sql.DB {
 	must(t, err)
 	t.Cleanup(func() { db.Close() })
 	return db
-}
-
-// eventually waits until something is so.
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for giveUp := time.Now().Add(20 * time.Second); !is(); time.Sleep(time.Millisecond) {
-		if time.Now().After(giveUp) {
-			t.Fatalf("still not so: %s", what)
-		}
-	}
-}
-
-// publicDir is t.TempDir, but others may look into it.
-func publicDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "larder-hook-test-")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	must(t, os.Chmod(dir, 0o755))
-	return dir
-}
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs the rights of root")
-	}
 }
 
 func must(t *testing.T, err error) {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 // A probe says everything of itself that a hook could notice.
@@ -38,7 +40,7 @@ func TestNextHookFindsWhatNixGave(t *testing.T) {
 			"plain": {},
 			"odd":   {shell: `umask 7; cd /proc; ulimit -S -n 100; ulimit -c 0; trap '' USR1 HUP; exec 7</dev/null 5>&1`},
 			"users queue": {spoil: func(t *testing.T, s *site) {
-				needRoot(t)
+				trouble.NeedRoot(t)
 				makeQueueOf(t, s, nobody)
 			}},
 			"deadline": {spoil: func(t *testing.T, s *site) {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 func TestOutputsAreQueuedWhenTheHookReturns(t *testing.T) {
@@ -129,7 +131,7 @@ func TestQueueIsTheOneBesideTheProgramsName(t *testing.T) {
 }
 
 func TestQueueIsTheUsersOwnByDefault(t *testing.T) {
-	needRoot(t)
+	trouble.NeedRoot(t)
 	for name, env := range map[string]string{"XDG_STATE_HOME": ".", "HOME": "../.."} {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)

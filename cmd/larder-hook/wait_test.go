@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 // lock keeps everybody from writing to the queue until the test says otherwise.
@@ -154,7 +156,7 @@ func (s *site) startWaiting(t *testing.T) *running {
 	h.cmd.Stdout, h.cmd.Stderr = &h.stdout, &h.stderr
 	must(t, h.cmd.Start())
 	t.Cleanup(func() { h.cmd.Process.Kill() })
-	eventually(t, "the hook has the queue open", func() bool {
+	trouble.Eventually(t, "the hook has the queue open", func() bool {
 		maps, _ := os.ReadFile(fmt.Sprintf("/proc/%d/maps", h.cmd.Process.Pid))
 		return strings.Contains(string(maps), s.file+"-shm")
 	})

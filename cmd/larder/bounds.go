@@ -92,7 +92,7 @@ func spaceOf(s queue.Settings) (r space, err error) {
 	}
 	r.FreeBytes = &free
 	if free < b.MinFree {
-		r.Paused = fmt.Sprintf("%s are left on the cache's disk, of which %s are to stay free", humanize.IBytes(uint64(free)), humanize.IBytes(uint64(b.MinFree)))
+		r.Paused = fmt.Sprintf("%s are left on the cache's disk, of which %s are to stay free", ibytes(free), ibytes(b.MinFree))
 	}
 	return r, nil
 }
@@ -103,7 +103,7 @@ func (s space) text() string {
 		return fmt.Sprintf("paused   %s: nothing is copied until there is room\n", s.Paused)
 	}
 	if s.FreeBytes != nil && s.MinFree > 0 {
-		return fmt.Sprintf("free     %s on the cache's disk, of which %s stay free\n", humanize.IBytes(uint64(*s.FreeBytes)), humanize.IBytes(uint64(s.MinFree)))
+		return fmt.Sprintf("free     %s on the cache's disk, of which %s stay free\n", ibytes(*s.FreeBytes), ibytes(s.MinFree))
 	}
 	return ""
 }

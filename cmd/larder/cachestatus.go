@@ -177,5 +177,3 @@ func (r *cacheReport) text() string {
 	}
 	return b.String()
 }
-
-func localTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04") }

@@ -161,8 +161,28 @@ func openStore() (*nixstore.Store, error) {
 	return store, err
 }
 
-// openToChange opens a cache that is there, whatever store it is for.
-func openToChange(c *cli.Context, s queue.Settings) (*bincache.Cache, error) {
+// What openNamed and openExisting open a cache for.
+const (
+	toRead   = false
+	toChange = true
+)
+
+// openNamed opens the cache of the command line, or else that of the user's queue, with
+// whose settings it comes. It has to be there, and may be for any store.
+func openNamed(c *cli.Context, change bool) (*bincache.Cache, queue.Settings, error) {
+	s, err := pushSettings(c)
+	if err != nil {
+		return nil, s, err
+	}
+	cache, err := openExisting(c, s, change)
+	return cache, s, err
+}
+
+// openExisting is openNamed for who has read the settings before.
+func openExisting(c *cli.Context, s queue.Settings, change bool) (*bincache.Cache, error) {
+	if !change {
+		return openReadOnly(c, s, "")
+	}
 	url, err := cacheURL(c, s)
 	if err != nil {
 		return nil, err

@@ -84,7 +84,7 @@ func (e *explanation) text() string {
 	}
 	fmt.Fprintf(&b, "%s\n  %s\n", e.Path, e.Verdict)
 	if e.Store != nil {
-		line("class", "%s, NAR %s", e.Store.Class, humanize.IBytes(uint64(e.Store.NarSize)))
+		line("class", "%s, NAR %s", e.Store.Class, ibytes(e.Store.NarSize))
 		line("closure", "%d paths, %d of them not in the cache", e.Store.Closure, len(e.Missing))
 	}
 	if e.Rule != "" {
@@ -111,7 +111,7 @@ func (e *explanation) text() string {
 		line("root", "keeps it from the garbage collector until its job is done")
 	}
 	if n := e.Entry; n != nil {
-		line("entry", "%s, %s of %s", n.URL, n.Compression, humanize.IBytes(uint64(n.FileSize)))
+		line("entry", "%s, %s of %s", n.URL, n.Compression, ibytes(n.FileSize))
 		if n.OtherBuild {
 			line("", "it is another build of the same path: its contents differ from the store's (larder push --replace swaps those in)")
 		}

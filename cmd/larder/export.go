@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/internal/bincache"
@@ -60,11 +59,7 @@ func export(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	settings, err := pushSettings(c)
-	if err != nil {
-		return err
-	}
-	cache, err := openReadOnly(c, settings, "")
+	cache, _, err := openNamed(c, toRead)
 	if err != nil {
 		return err
 	}
@@ -133,7 +128,7 @@ func printExported(c *cli.Context, cache *bincache.Cache, r closurefile.Result) 
 	if c.Bool("quiet") {
 		return nil
 	}
-	text := fmt.Sprintf("larder: exported %d paths (%s)", r.Paths, humanize.IBytes(uint64(r.Bytes)))
+	text := fmt.Sprintf("larder: exported %d paths (%s)", r.Paths, ibytes(r.Bytes))
 	if r.Missing > 0 {
 		text += fmt.Sprintf("; left out %d references that the cache has not", r.Missing)
 	}

@@ -85,27 +85,19 @@ func gc(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	settings, err := pushSettings(c)
+	dryRun := c.Bool("dry-run")
+	cache, _, err := openNamed(c, !dryRun)
 	if err != nil {
 		return err
 	}
-	if c.Bool("dry-run") {
-		cache, err := openReadOnly(c, settings, "")
-		if err != nil {
-			return err
-		}
-		defer cache.Close()
+	defer cache.Close()
+	if dryRun {
 		survey, err := cachegc.Look(c.Context, cache)
 		if err != nil {
 			return hintGC(err)
 		}
 		return printPlan(c, bincache.URL(cache.Path()), survey.Plan(policy))
 	}
-	cache, err := openToChange(c, settings)
-	if err != nil {
-		return err
-	}
-	defer cache.Close()
 	r, err := cachegc.Collect(c.Context, cache, cachegc.Options{Policy: policy, Grace: grace})
 	if err != nil {
 		return hintGC(err)
@@ -165,7 +157,7 @@ func printPlan(c *cli.Context, cache string, p *cachegc.Plan) error {
 	for _, e := range r.Evicted {
 		last := "never used"
 		if e.LastUse != nil {
-			last = "last used " + e.LastUse.Local().Format("2006-01-02 15:04")
+			last = "last used " + localTime(*e.LastUse)
 		}
 		fmt.Fprintf(out, "%s  %s, %s, %s\n", e.Path, e.Why, last, ibytes(e.Bytes))
 	}

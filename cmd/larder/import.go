@@ -10,7 +10,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/internal/bincache"
@@ -196,7 +195,7 @@ func printImported(c *cli.Context, cache *bincache.Cache, r closurefile.Imported
 		closurefile.Imported
 	}{bincache.URL(cache.Path()), r}
 	text := fmt.Sprintf("added %d of %d paths to %s (%s, %s compressed)", r.Added, r.Paths, result.Cache,
-		humanize.IBytes(uint64(r.NarBytes)), humanize.IBytes(uint64(r.FileBytes)))
+		ibytes(r.NarBytes), ibytes(r.FileBytes))
 	if r.Signatures > 0 {
 		text += fmt.Sprintf(", and %d signatures to those that were there", r.Signatures)
 	}

@@ -14,7 +14,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"github.com/urfave/cli/v2"
 
@@ -255,14 +254,14 @@ func (l *lister) long(ctx context.Context) error {
 		}
 		last := "-"
 		if e.LastUse != nil {
-			last = e.LastUse.Local().Format("2006-01-02 15:04")
+			last = localTime(*e.LastUse)
 		}
 		signed := printable(strings.Join(e.Signatures, " "))
 		if e.SignatureState != "" {
 			signed += fmt.Sprintf(" (%s)", e.SignatureState)
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", e.Path,
-			humanize.IBytes(uint64(e.NarSize)), humanize.IBytes(uint64(e.FileSize)), e.with(), last, signed)
+			ibytes(e.NarSize), ibytes(e.FileSize), e.with(), last, signed)
 	}
 	return table.Flush()
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/internal/bincache"
@@ -142,7 +141,7 @@ func printMerged(c *cli.Context, cache *bincache.Cache, r cachemerge.Result) err
 func mergeText(cache string, r *cachemerge.Result) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "added %d entries to %s (%s linked, %s copied), %d were there already\n",
-		r.Added, cache, humanize.IBytes(uint64(r.LinkedBytes)), humanize.IBytes(uint64(r.CopiedBytes)), r.Present)
+		r.Added, cache, ibytes(r.LinkedBytes), ibytes(r.CopiedBytes), r.Present)
 	for _, line := range []struct {
 		count int
 		what  string

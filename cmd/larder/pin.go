@@ -68,11 +68,7 @@ func pin(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	settings, err := pushSettings(c)
-	if err != nil {
-		return err
-	}
-	cache, err := openToChange(c, settings)
+	cache, settings, err := openNamed(c, toChange)
 	if err != nil {
 		return err
 	}
@@ -130,11 +126,7 @@ func unpin(c *cli.Context) error {
 	if c.NArg() == 0 {
 		return usageError("no pin is named", "larder pins lists them")
 	}
-	settings, err := pushSettings(c)
-	if err != nil {
-		return err
-	}
-	cache, err := openToChange(c, settings)
+	cache, _, err := openNamed(c, toChange)
 	if err != nil {
 		return err
 	}
@@ -166,11 +158,7 @@ func pins(c *cli.Context) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
-	settings, err := pushSettings(c)
-	if err != nil {
-		return err
-	}
-	cache, err := openReadOnly(c, settings, "")
+	cache, _, err := openNamed(c, toRead)
 	if err != nil {
 		return err
 	}
@@ -186,7 +174,7 @@ func pins(c *cli.Context) error {
 		for _, h := range slices.Backward(pin.History) {
 			p.History = append(p.History, printedPinned{h.Since, h.Paths})
 			for _, path := range h.Paths {
-				fmt.Fprintf(&text, "%s  %s  %s\n", pin.Name, h.Since.Local().Format("2006-01-02 15:04"), path)
+				fmt.Fprintf(&text, "%s  %s  %s\n", pin.Name, localTime(h.Since), path)
 			}
 		}
 		printed = append(printed, p)

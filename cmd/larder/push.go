@@ -6,7 +6,6 @@ import (
 	"io"
 	"strings"
 
-	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/cachewriter"
@@ -155,7 +154,7 @@ func printPushed(c *cli.Context, url string, r cachewriter.Result) error {
 		FileBytes int64  `json:"file_bytes"`
 	}{url, r.Paths, r.Copied, r.Replaced, r.Signed, r.Listed, r.NarBytes, r.FileBytes}
 	text := fmt.Sprintf("copied %d of %d paths to %s (%s, %s compressed)",
-		r.Copied, r.Paths, url, humanize.IBytes(uint64(r.NarBytes)), humanize.IBytes(uint64(r.FileBytes)))
+		r.Copied, r.Paths, url, ibytes(r.NarBytes), ibytes(r.FileBytes))
 	if r.Replaced > 0 {
 		text += fmt.Sprintf(", %d of them in place of other contents", r.Replaced)
 	}

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/internal/bincache"
@@ -46,16 +45,7 @@ func recompressCache(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	settings, err := pushSettings(c)
-	if err != nil {
-		return err
-	}
-	if o.DryRun {
-		o.Cache, err = openReadOnly(c, settings, "")
-	} else {
-		o.Cache, err = openToChange(c, settings)
-	}
-	if err != nil {
+	if o.Cache, _, err = openNamed(c, !o.DryRun); err != nil {
 		return err
 	}
 	defer o.Cache.Close()
@@ -159,12 +149,11 @@ func printRecompressed(c *cli.Context, o recompress.Options, r recompress.Result
 }
 
 func recompressText(m compress.Method, dryRun bool, grace string, r recompress.Result) string {
-	size := func(bytes int64) string { return humanize.IBytes(uint64(bytes)) }
 	if dryRun {
-		return fmt.Sprintf("would recompress %d NARs with %s, %s, of %d entries\n", r.Candidates, m, size(r.Bytes), r.Entries)
+		return fmt.Sprintf("would recompress %d NARs with %s, %s, of %d entries\n", r.Candidates, m, ibytes(r.Bytes), r.Entries)
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "recompressed %d NARs with %s: %s became %s\n", r.Recompressed, m, size(r.Before), size(r.After))
+	fmt.Fprintf(&text, "recompressed %d NARs with %s: %s became %s\n", r.Recompressed, m, ibytes(r.Before), ibytes(r.After))
 	if r.Kept > 0 {
 		fmt.Fprintf(&text, "%d would not get smaller\n", r.Kept)
 	}
@@ -172,10 +161,10 @@ func recompressText(m compress.Method, dryRun bool, grace string, r recompress.R
 		fmt.Fprintf(&text, "there was no time for %d; run the command again to go on\n", r.Left)
 	}
 	if r.Removed > 0 {
-		fmt.Fprintf(&text, "removed %d old NARs, %s\n", r.Removed, size(r.RemovedBytes))
+		fmt.Fprintf(&text, "removed %d old NARs, %s\n", r.Removed, ibytes(r.RemovedBytes))
 	}
 	if r.Waiting > 0 {
-		fmt.Fprintf(&text, "%d old NARs, %s, stay for %s, and go when recompress runs after that\n", r.Waiting, size(r.WaitingBytes), grace)
+		fmt.Fprintf(&text, "%d old NARs, %s, stay for %s, and go when recompress runs after that\n", r.Waiting, ibytes(r.WaitingBytes), grace)
 	}
 	return text.String()
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/internal/cachegc"
@@ -311,8 +310,6 @@ func paths(n int) string {
 	}
 	return fmt.Sprintf("%d paths", n)
 }
-
-func ibytes(n int64) string { return humanize.IBytes(uint64(n)) }
 
 func duration(d time.Duration) string {
 	if d < 10*time.Second {

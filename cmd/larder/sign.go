@@ -10,7 +10,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/internal/bincache"
-	"github.com/nix-larder/larder/queue"
 )
 
 const dropFlag = "drop-key"
@@ -61,7 +60,7 @@ func signCache(c *cli.Context) error {
 	if len(o.Keys)+len(o.Drop) == 0 {
 		return usageError("there is no key to sign with, and none to drop", "larder sign --cache DIR --"+keyFileFlag+" FILE, or --"+dropFlag+" NAME")
 	}
-	cache, err := openToSign(c, settings)
+	cache, err := openExisting(c, settings, !o.DryRun)
 	if err != nil {
 		return err
 	}
@@ -83,14 +82,6 @@ func signCache(c *cli.Context) error {
 		return withHint(fmt.Errorf("entries that can't be used, and were not signed: %d", r.Damaged), hintVerify)
 	}
 	return nil
-}
-
-// openToSign opens a cache that is there.
-func openToSign(c *cli.Context, s queue.Settings) (*bincache.Cache, error) {
-	if c.Bool("dry-run") {
-		return openReadOnly(c, s, "")
-	}
-	return openToChange(c, s)
 }
 
 func resign(c *cli.Context, cache *bincache.Cache, o bincache.Resigning) (bincache.Resigned, error) {

@@ -176,7 +176,7 @@ func (r *statusReport) text() string {
 	}
 	fmt.Fprintf(&b, "roots    %d paths are kept from the garbage collector%s\n", r.Roots, weakness[r.WeakRoots])
 	if r.NarBytes != nil {
-		fmt.Fprintf(&b, "to copy  %s, closures not counted\n", humanize.IBytes(uint64(*r.NarBytes)))
+		fmt.Fprintf(&b, "to copy  %s, closures not counted\n", ibytes(*r.NarBytes))
 	}
 	for _, job := range r.Jobs {
 		fmt.Fprintf(&b, "\n%s\n  %s", job.Path, job.State)

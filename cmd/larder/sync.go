@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/watcher"
@@ -89,7 +88,7 @@ func (r *syncReport) print(c *cli.Context) error {
 		does = "would queue"
 	}
 	text := fmt.Sprintf("%s %d of %d paths, %s; %d are not wanted, %d are there\n",
-		does, r.Queued, r.Registered, humanize.IBytes(uint64(r.NarBytes)), r.Registered-r.Wanted, r.Wanted-r.Queued)
+		does, r.Queued, r.Registered, ibytes(r.NarBytes), r.Registered-r.Wanted, r.Wanted-r.Queued)
 	if r.DryRun && !c.Bool("json") {
 		_, err := fmt.Fprint(c.App.ErrWriter, "larder: ", text) // the list is the result
 		return err

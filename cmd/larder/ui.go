@@ -73,9 +73,9 @@ func showLine(w io.Writer) func(progress) {
 		bytes := ""
 		switch {
 		case p.bytes > 0:
-			bytes = ", " + humanize.IBytes(uint64(p.read)) + " of " + humanize.IBytes(uint64(p.bytes))
+			bytes = ", " + ibytes(p.read) + " of " + ibytes(p.bytes)
 		case p.read > 0:
-			bytes = ", " + humanize.IBytes(uint64(p.read))
+			bytes = ", " + ibytes(p.read)
 		}
 		paths := fmt.Sprint(p.done)
 		if p.total > 0 {
@@ -119,3 +119,7 @@ func printResult(c *cli.Context, result any, text string) error {
 	_, err := io.WriteString(c.App.Writer, text)
 	return err
 }
+
+func ibytes(n int64) string { return humanize.IBytes(uint64(n)) }
+
+func localTime(t time.Time) string { return t.Local().Format("2006-01-02 15:04") }

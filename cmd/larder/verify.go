@@ -67,12 +67,7 @@ func verify(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.Bool("repair") {
-		v.cache, err = openToChange(c, v.settings)
-	} else {
-		v.cache, err = openReadOnly(c, v.settings, "")
-	}
-	if err != nil {
+	if v.cache, err = openExisting(c, v.settings, c.Bool("repair")); err != nil {
 		return err
 	}
 	defer v.cache.Close()

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	_ "github.com/mattn/go-sqlite3"
+
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 // listen listens to a file. Nothing may be said in the log.
@@ -99,7 +101,7 @@ func TestManyChangesAreOneRing(t *testing.T) {
 	for range 100 {
 		write(t, file)
 	}
-	eventually(t, "it rings", func() bool { return len(rings) > 0 })
+	trouble.Eventually(t, "it rings", func() bool { return len(rings) > 0 })
 	time.Sleep(100 * time.Millisecond) // not to wait for anything: events may come, and must not pile up
 	if n := len(rings); n != 1 {
 		t.Errorf("it rings %d times", n)
@@ -161,16 +163,7 @@ func TestStoppedBellLeavesNothingBehind(t *testing.T) {
 // wantGoroutines waits until there are no more goroutines than there were.
 func wantGoroutines(t *testing.T, before int) {
 	t.Helper()
-	eventually(t, "its goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })
-}
-
-func eventually(t *testing.T, what string, so func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !so(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain until %s", what)
-		}
-	}
+	trouble.Eventually(t, "its goroutines have ended", func() bool { return runtime.NumGoroutine() <= before })
 }
 
 func must(t *testing.T, err error) {

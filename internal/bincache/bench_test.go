@@ -3,27 +3,15 @@ package bincache
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+
+	"github.com/nix-larder/larder/internal/cachetest"
 )
 
-// benchNarInfo returns a narinfo as most are: with some references, and a signature.
-func benchNarInfo(i int) *NarInfo {
-	n := narInfo(benchPath(i), fmt.Sprint(i))
-	for j := range 8 {
-		n.References = append(n.References, filepath.Base(benchPath(j)))
-	}
-	n.Deriver = filepath.Base(benchPath(i)) + ".drv"
-	n.Sigs = []string{sig}
-	return n
-}
-
-func benchPath(i int) string { return fmt.Sprintf("%s/%032d-a-package-of-1.2.%d", storeDir, i, i) }
-
 func BenchmarkParseNarInfo(b *testing.B) {
-	text := benchNarInfo(1).Format()
+	text := []byte(cachetest.NarInfo(100))
 	b.SetBytes(int64(len(text)))
 	b.ReportAllocs()
 	for b.Loop() {
@@ -34,34 +22,20 @@ func BenchmarkParseNarInfo(b *testing.B) {
 }
 
 func BenchmarkFormatNarInfo(b *testing.B) {
-	n := benchNarInfo(1)
+	n, err := ParseNarInfo([]byte(cachetest.NarInfo(100)))
+	must(b, err)
 	b.ReportAllocs()
 	for b.Loop() {
 		n.Format()
 	}
 }
 
-// benchCache makes a cache with many entries, whose NARs are links to a few files: file
-// systems allow a file some ten thousand names. It returns their store paths.
-func benchCache(b *testing.B, count int) (*Cache, []string) {
+// benchCache makes a cache with many entries.
+func benchCache(b *testing.B, count int) *Cache {
 	b.Helper()
 	c := newCache(b)
-	paths := make([]string, count)
-	var nar string
-	for i := range count {
-		n := benchNarInfo(i)
-		n.FileSize, n.NarSize, n.URL = 3, 3, fmt.Sprintf("nar/%052d.nar", i)
-		file := filepath.Join(c.Path(), n.URL)
-		if i%10_000 == 0 {
-			nar = file
-			must(b, os.WriteFile(file, []byte("nar"), 0o644))
-		} else {
-			must(b, os.Link(nar, file))
-		}
-		must(b, os.WriteFile(filepath.Join(c.Path(), narInfoName(n.StorePath)), n.Format(), 0o644))
-		paths[i] = n.StorePath
-	}
-	return c, paths
+	must(b, cachetest.Fill(b.Context(), c.Path(), count))
+	return c
 }
 
 // BenchmarkPresence looks for 1,000 entries, with LARDER_LONG=1 also in a cache that takes
@@ -73,10 +47,10 @@ func BenchmarkPresence(b *testing.B) {
 		counts = append(counts, 200_000)
 	}
 	for _, count := range counts {
-		c, paths := benchCache(b, count)
+		c := benchCache(b, count)
 		var some []string
 		for i := 0; i < count; i += count / wanted {
-			some = append(some, paths[i])
+			some = append(some, cachetest.Path(i))
 		}
 		b.Run(fmt.Sprintf("of=%d/one-by-one", count), func(b *testing.B) {
 			b.ReportAllocs()
@@ -103,7 +77,7 @@ func BenchmarkPresence(b *testing.B) {
 
 // BenchmarkResign has 20,000 entries go from one key to another.
 func BenchmarkResign(b *testing.B) {
-	c, _ := benchCache(b, 20_000)
+	c := benchCache(b, 20_000)
 	names := [2]string{"a-1", "b-1"}
 	keys := [2]signature.SecretKey{newKey(b, names[0]), newKey(b, names[1])}
 	i := 0

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,7 +33,7 @@ const (
 )
 
 // dirs are made when a cache is, and again if a copy of it lost them.
-var dirs = []string{"nar", "log", "realisations", "build-trace-v2", ".larder", tmpDir, runsDir}
+var dirs = append(slices.Clone(ReaderDirs), ".larder", tmpDir, runsDir)
 
 // A Cache is a binary cache in a directory. It is safe for use by several
 // goroutines, and by several processes.
@@ -135,10 +136,10 @@ func create(path, storeDir string, o Options) error {
 // makes, or mkfs.
 func isOurs(name string) bool {
 	switch name {
-	case "nar", "log", "realisations", "build-trace-v2", ".larder", ".keep", ".gitignore", "CACHEDIR.TAG", "lost+found":
+	case ".larder", ".keep", ".gitignore", "CACHEDIR.TAG", "lost+found":
 		return true
 	}
-	return false
+	return slices.Contains(ReaderDirs, name)
 }
 
 // makeParents makes the directories above a cache that are missing. Those who

@@ -1,6 +1,7 @@
 package bincache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -172,14 +173,5 @@ func (c *Cache) TempNarInfo(n *NarInfo) (*Temp, error) {
 
 // TempText writes a text into an unfinished file.
 func (c *Cache) TempText(text []byte) (*Temp, error) {
-	t, err := c.CreateTemp()
-	if err != nil {
-		return nil, err
-	}
-	if _, err := t.Write(text); err != nil {
-		t.Discard()
-		return nil, err
-	}
-	t.StartSync()
-	return t, nil
+	return c.CreateFrom(bytes.NewReader(text))
 }

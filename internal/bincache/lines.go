@@ -81,20 +81,12 @@ func (c *Cache) appendLines(to lineFile, lines string) error {
 
 // rewriteLines writes the file anew, durably. The cache's lock is held.
 func (c *Cache) rewriteLines(to lineFile, lines string) error {
-	return c.rewrite(to.name, fmt.Sprintf("%s%d\n%s", to.header, to.version, lines))
+	return c.replaceText(to.name, fmt.Appendf(nil, "%s%d\n%s", to.header, to.version, lines))
 }
 
-// rewrite puts a small file in place of what is there, durably.
-func (c *Cache) rewrite(name, text string) error {
-	t, err := c.TempText([]byte(text))
-	if err != nil {
-		return err
-	}
-	if err = t.Sync(); err == nil {
-		err = t.Replace(name)
-	}
-	if err != nil {
-		t.Discard()
+// replaceText puts a small file in place of what is there, durably.
+func (c *Cache) replaceText(name string, text []byte) error {
+	if err := c.putText(text, name); err != nil {
 		return err
 	}
 	return c.SyncDir(path.Dir(name))

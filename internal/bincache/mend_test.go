@@ -38,7 +38,7 @@ func TestDamagedNarIsRemovedOnlyIfItIsTheOneThatWasRead(t *testing.T) {
 func TestEntryNamesTheNarOfAnotherWithTheSameContentsOnly(t *testing.T) {
 	c := newCache(t)
 	n, other := publish(t, c, hello, "contents"), publish(t, c, libc, "other contents")
-	must(t, c.rewrite(narInfoName(hello), string(n.Format())+"X-Foreign: yes\n"))
+	must(t, c.replaceText(narInfoName(hello), append(n.Format(), "X-Foreign: yes\n"...)))
 	if named, err := c.NameNar(t.Context(), HashPart(hello), other); named || err != nil {
 		t.Errorf("named is %v, %v", named, err)
 	}
@@ -65,7 +65,7 @@ func TestMendedNarInfoKeepsWhatOthersWrote(t *testing.T) {
 	for _, same := range []bool{true, false} {
 		c := newCache(t)
 		n := publish(t, c, hello, "contents")
-		must(t, c.rewrite(narInfoName(hello), string(n.Format())+"Sig: "+sig+"\nX-Foreign: yes\n"))
+		must(t, c.replaceText(narInfoName(hello), append(n.Format(), "Sig: "+sig+"\nX-Foreign: yes\n"...)))
 		must(t, os.Remove(filepath.Join(c.Path(), n.URL)))
 		text := "contents"
 		if !same {
@@ -99,8 +99,8 @@ func TestLookSaysWhatReadSays(t *testing.T) {
 	publish(t, c, hello, "contents")
 	n := publish(t, c, libc, "other contents")
 	const foreign, cut = "/gnu/store/00000000000000000000000000000000-foreign", storeDir + "/00000000000000000000000000000001-cut"
-	must(t, c.rewrite(narInfoName(foreign), string(narInfo(foreign, "contents").Format())))
-	must(t, c.rewrite(narInfoName(cut), "StorePath: "))
+	must(t, c.replaceText(narInfoName(foreign), narInfo(foreign, "contents").Format()))
+	must(t, c.replaceText(narInfoName(cut), []byte("StorePath: ")))
 	must(t, os.Remove(filepath.Join(c.Path(), n.URL)))
 	for _, p := range []string{hello, libc, foreign, cut, storeDir + "/00000000000000000000000000000002-none"} {
 		want, _, wantErr := c.Read(HashPart(p))

@@ -1,14 +1,14 @@
 package bincache
 
-// readersNeed are the directories that some version of Nix makes when it opens a cache,
+// ReaderDirs are the directories that some version of Nix makes when it opens a cache,
 // be it to read: where it may not, all of the cache is of no use to it.
-var readersNeed = []string{"nar", "log", "realisations", "build-trace-v2"}
+var ReaderDirs = []string{"nar", logsDir, realisationsDir, buildTraceDir}
 
 // Missing returns the directories that the cache has lost, and that some version of Nix
 // can't read it without.
 func (c *Cache) Missing() []string {
 	var missing []string
-	for _, dir := range readersNeed {
+	for _, dir := range ReaderDirs {
 		if info, err := c.root.Stat(dir); err != nil || !info.IsDir() {
 			missing = append(missing, dir)
 		}

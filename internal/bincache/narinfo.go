@@ -44,8 +44,8 @@ func (h Hash) Digits() string { return nixbase32.EncodeToString(h[:]) }
 // fields, one space behind each colon even before an empty value (Nix's parser
 // skips it unseen), and a line feed at the end.
 func (n *NarInfo) Format() []byte {
-	var b strings.Builder
-	line := func(name, value string) { b.WriteString(name + ": " + value + "\n") }
+	b := make([]byte, 0, 1<<10) // as most have room in
+	line := func(name, value string) { b = append(append(append(append(b, name...), ": "...), value...), '\n') }
 	line("StorePath", n.StorePath)
 	line("URL", n.URL)
 	line("Compression", n.Compression)
@@ -68,7 +68,7 @@ func (n *NarInfo) Format() []byte {
 	if n.CA != "" {
 		line("CA", n.CA)
 	}
-	return []byte(b.String())
+	return b
 }
 
 // Check returns an error if Nix could not read what Format writes: such an entry

@@ -16,16 +16,25 @@ func isRetirable(name string) bool {
 		path.Dir(name) == logsDir && path.Base(name) != ".keep" || realisationName.MatchString(name) || buildTraceName.MatchString(name)
 }
 
+// Known is what somebody has read of entries since he took the cache's lock, which he still
+// holds. So none of them has changed: who adds leaves alone what he finds. But what he has
+// withdrawn himself may be there again, and be something else.
+type Known struct {
+	Hashes map[string]bool        // of entries that were read, and not withdrawn since
+	Needs  func(file string) bool // whether one of them may need a NAR or a log, by its name
+}
+
 // needs are what all entries need that there were at the last look.
 type needs struct {
 	cache    *Cache
-	files    map[string]bool // narinfos that were read
-	urls     map[string]bool
+	known    Known
+	files    map[string]bool // other narinfos that were read
+	urls     map[string]bool // of those
 	derivers map[string]bool
 }
 
-func newNeeds(c *Cache) *needs {
-	return &needs{cache: c, files: make(map[string]bool), urls: make(map[string]bool), derivers: make(map[string]bool)}
+func newNeeds(c *Cache, known Known) *needs {
+	return &needs{c, known, make(map[string]bool), make(map[string]bool), make(map[string]bool)}
 }
 
 // look reads what is new. It is an error if a narinfo can't be read. The cache's lock is
@@ -35,7 +44,7 @@ func (n *needs) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	names = slices.DeleteFunc(names, func(name string) bool { return !isNarInfo(name) || n.files[name] })
+	names = slices.DeleteFunc(names, func(name string) bool { return !isNarInfo(name) || n.has(name) })
 	for need, err := range inParallel(ctx, names, n.cache.needOf) {
 		if err != nil {
 			return err
@@ -49,16 +58,29 @@ func (n *needs) look(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// has tells whether there was an entry with a narinfo of this name.
+func (n *needs) has(name string) bool {
+	return n.files[name] || n.known.Hashes[strings.TrimSuffix(name, narInfoEnding)]
+}
+
+// nar tells whether a NAR is needed.
+func (n *needs) nar(name string) bool {
+	name = path.Clean(name)
+	return n.urls[name] || n.byKnown(name)
+}
+
+func (n *needs) byKnown(name string) bool { return n.known.Needs != nil && n.known.Needs(name) }
+
 // extra tells whether a listing, log or realisation is needed.
 func (n *needs) extra(name string) bool {
 	if hash, ok := strings.CutSuffix(name, listingEnding); ok {
-		return n.files[hash+narInfoEnding]
+		return n.has(hash + narInfoEnding)
 	}
 	if path.Dir(name) == logsDir {
-		return n.derivers[path.Base(name)]
+		return n.derivers[path.Base(name)] || n.byKnown(name)
 	}
 	r, err := n.cache.Realisation(name)
-	return err != nil || n.files[narInfoName(r.OutPath)] // what can't be read is not ours to judge
+	return err != nil || n.has(narInfoName(r.OutPath)) // what can't be read is not ours to judge
 }
 
 // A need is what an entry needs beside its narinfo.

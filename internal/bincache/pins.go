@@ -77,7 +77,7 @@ func (c *Cache) Pin(ctx context.Context, name string, now time.Time, keep int, p
 	if err := c.makeDir(pinsDir); err != nil {
 		return fmt.Errorf("pin %s: %w", name, err)
 	}
-	if err := c.rewrite(path.Join(pinsDir, name), pin.format()); err != nil {
+	if err := c.replaceText(path.Join(pinsDir, name), []byte(pin.format())); err != nil {
 		return fmt.Errorf("pin %s: %w", name, err)
 	}
 	return nil
@@ -119,16 +119,7 @@ func (c *Cache) Pins() ([]Pin, error) {
 	return pins, nil
 }
 
-// A PinError says that a pin can't be read.
-type PinError struct {
-	File string // below the cache
-	Err  error
-}
-
-func (e *PinError) Error() string { return fmt.Sprintf("read %s: %v", e.File, e.Err) }
-func (e *PinError) Unwrap() error { return e.Err }
-
-// EachPin yields all pins, by name. One that can't be read is a [PinError], and the others
+// EachPin yields all pins, by name. One that can't be read is a [FileError], and the others
 // follow.
 func (c *Cache) EachPin() iter.Seq2[Pin, error] {
 	return func(yield func(Pin, error) bool) {
@@ -147,7 +138,7 @@ func (c *Cache) EachPin() iter.Seq2[Pin, error] {
 				continue // removed meanwhile
 			}
 			if err != nil {
-				err = &PinError{path.Join(pinsDir, name), err}
+				err = &FileError{path.Join(pinsDir, name), err}
 			}
 			if !yield(p, err) {
 				return

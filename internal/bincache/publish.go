@@ -146,14 +146,11 @@ func (c *Cache) writeOnce(name, text string) error {
 	if _, err := c.root.Lstat(name); err == nil {
 		return nil
 	}
-	t, err := c.CreateTemp()
+	t, err := c.TempText([]byte(text))
 	if err != nil {
 		return err
 	}
 	defer t.Discard()
-	if _, err := t.WriteString(text); err != nil {
-		return err
-	}
 	if err := t.Sync(); err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func (r *Record) Write(run Run, granularity time.Duration) (written bool, err er
 		err = r.cache.makeDir(runsDir)
 	}
 	if err == nil {
-		err = r.cache.rewrite(path.Join(runsDir, r.name), string(text))
+		err = r.cache.replaceText(path.Join(runsDir, r.name), text)
 	}
 	if err == nil {
 		err = r.cache.SyncDir(path.Dir(runsDir)) // the first record's directory may be new
@@ -78,5 +78,5 @@ func (c *Cache) TakeNewerRun(from *Cache, name string) (taken bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	return true, c.rewrite(path.Join(runsDir, path.Base(name)), string(text))
+	return true, c.replaceText(path.Join(runsDir, path.Base(name)), text)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
+	"github.com/nix-larder/larder/internal/cachetest"
 	"github.com/nix-larder/larder/internal/trouble"
 )
 
@@ -58,7 +59,7 @@ func manyEntries(t testing.TB, count int, key signature.SecretKey) (c *Cache, pa
 	t.Helper()
 	c = newCache(t)
 	for i := range count {
-		n := narInfo(benchPath(i), fmt.Sprint("contents ", i))
+		n := narInfo(cachetest.Path(i), fmt.Sprint("contents ", i))
 		if i > 0 {
 			n.References = []string{filepath.Base(paths[i-1])}
 		}
@@ -204,7 +205,7 @@ func TestOnlyWhatATrustedKeyHasSignedIsSigned(t *testing.T) {
 		return n.StorePath
 	}
 	must(t, os.WriteFile(filepath.Join(c.Path(), "nar/x"), []byte("x"), 0o644))
-	entry := func(i int) *NarInfo { return narInfo(dir+"/"+filepath.Base(benchPath(i)), "contents") }
+	entry := func(i int) *NarInfo { return narInfo(dir+"/"+filepath.Base(cachetest.Path(i)), "contents") }
 	good, unsigned, theirs, tampered := entry(1), entry(2), entry(3), entry(4)
 	goodPath := write(good, signs(t, good, trusted)...)
 	write(unsigned)

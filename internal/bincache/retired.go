@@ -84,18 +84,19 @@ func (c *Cache) SweepRetired(ctx context.Context, now time.Time, alone bool) (sw
 		return swept, err
 	}
 	defer unlock()
-	return c.SweepRetiredLocked(ctx, now, alone)
+	return c.SweepRetiredLocked(ctx, now, alone, Known{})
 }
 
-// SweepRetiredLocked is SweepRetired for who holds the cache's lock.
-func (c *Cache) SweepRetiredLocked(ctx context.Context, now time.Time, alone bool) (swept Swept, err error) {
+// SweepRetiredLocked is SweepRetired for who holds the cache's lock. What he knows of entries
+// is not read again.
+func (c *Cache) SweepRetiredLocked(ctx context.Context, now time.Time, alone bool, known Known) (swept Swept, err error) {
 	retired, err := c.Retired()
 	if err != nil {
 		return swept, err
 	}
 	urls := due(retired, now, alone)
 	if len(urls) > 0 || len(c.moved()) > 0 {
-		if swept, err = c.removeFiles(ctx, urls); err != nil {
+		if swept, err = c.removeFiles(ctx, urls, known); err != nil {
 			return swept, fmt.Errorf("remove files that nobody needs: %w", err)
 		}
 		for _, url := range urls {
@@ -152,11 +153,11 @@ func (c *Cache) moved() []string {
 // removeFiles removes those files that nobody needs. Somebody may be adding an entry with
 // one of them at this moment: so NARs are moved away first, and when that is told, those
 // that are named by then go back. What comes later is the business of who adds it.
-func (c *Cache) removeFiles(ctx context.Context, names []string) (s Swept, err error) {
+func (c *Cache) removeFiles(ctx context.Context, names []string, known Known) (s Swept, err error) {
 	if err := c.makeDir(retiredDir); err != nil {
 		return s, err
 	}
-	n := newNeeds(c)
+	n := newNeeds(c, known)
 	if err := n.look(ctx); err != nil {
 		return s, err
 	}
@@ -165,7 +166,7 @@ func (c *Cache) removeFiles(ctx context.Context, names []string) (s Swept, err e
 	}
 	for _, name := range names {
 		info, err := c.root.Lstat(name)
-		if err != nil || !info.Mode().IsRegular() || !isNarPlace(name) || n.urls[path.Clean(name)] {
+		if err != nil || !info.Mode().IsRegular() || !isNarPlace(name) || n.nar(name) {
 			continue // (ignored) gone, or not ours, or not to be moved
 		}
 		if err := c.root.Rename(name, path.Join(retiredDir, url.PathEscape(name))); err != nil {
@@ -205,7 +206,7 @@ func (s *Swept) dealWith(c *Cache, name string, n *needs) error {
 		return nil // (ignored) not ours
 	}
 	trash := path.Join(retiredDir, name)
-	if n.urls[path.Clean(nar)] {
+	if n.nar(nar) {
 		return c.putBack(trash, nar)
 	}
 	return s.remove(c, trash)

@@ -166,17 +166,17 @@ func (r *Run) Paths() iter.Seq[string] {
 	}
 }
 
-// A RecordError says that the record of a run can't be read.
-type RecordError struct {
+// A FileError says that a file of ours can't be read.
+type FileError struct {
 	File string // below the cache
 	Err  error
 }
 
-func (e *RecordError) Error() string { return fmt.Sprintf("read %s: %v", e.File, e.Err) }
-func (e *RecordError) Unwrap() error { return e.Err }
+func (e *FileError) Error() string { return fmt.Sprintf("read %s: %v", e.File, e.Err) }
+func (e *FileError) Unwrap() error { return e.Err }
 
 // Runs yields the records of all runs, oldest first by their names. One that can't be
-// read is an error that names it; what it says is unknown, and the others follow.
+// read is a [FileError]; what it says is unknown, and the others follow.
 func (c *Cache) Runs() iter.Seq2[Run, error] {
 	return func(yield func(Run, error) bool) {
 		names, err := c.runNames()
@@ -190,7 +190,7 @@ func (c *Cache) Runs() iter.Seq2[Run, error] {
 				continue // removed meanwhile
 			}
 			if err != nil {
-				err = &RecordError{path.Join(runsDir, name), err}
+				err = &FileError{path.Join(runsDir, name), err}
 			}
 			if !yield(r, err) {
 				return

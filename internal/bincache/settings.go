@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"strconv"
 	"strings"
 )
@@ -57,18 +56,7 @@ func (c *Cache) remember(ctx context.Context, s Settings) error {
 	if err != nil || have == s {
 		return err
 	}
-	t, err := c.TempText([]byte(s.format(others)))
-	if err != nil {
-		return err
-	}
-	if err = t.Sync(); err == nil {
-		err = t.Replace(settingsFile)
-	}
-	if err != nil {
-		t.Discard()
-		return err
-	}
-	return c.SyncDir(path.Dir(settingsFile))
+	return c.replaceText(settingsFile, []byte(s.format(others)))
 }
 
 // readSettings returns the settings, and the lines that say something else.

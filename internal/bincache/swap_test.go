@@ -160,6 +160,39 @@ func TestNarsThatAreNamedStay(t *testing.T) {
 	wantSwept(t, c, noon.Add(time.Hour), 1, 0)
 }
 
+// TestNarsThatAreNamedMeanwhileComeBack has somebody add an entry with a NAR that he found
+// there, and that was moved to the trash since.
+func TestNarsThatAreNamedMeanwhileComeBack(t *testing.T) {
+	c := newCache(t)
+	n := publish(t, c, hello, "contents")
+	narInfoFile := filepath.Join(c.Path(), narInfoName(hello))
+	text, err := os.ReadFile(narInfoFile)
+	must(t, err)
+	must(t, os.Remove(narInfoFile))
+	const last = "nar/zzzz.nar" // it is looked at when the other one has been moved
+	must(t, os.WriteFile(filepath.Join(c.Path(), last), nil, 0o644))
+	must(t, c.Retire(noon, n.URL, last))
+	unlock, err := c.Lock(t.Context())
+	must(t, err)
+	defer unlock()
+	added := false
+	s, err := c.SweepRetiredLocked(t.Context(), noon, false, Known{Needs: func(name string) bool {
+		if name == last && !added {
+			added = true
+			exists(t, c, n.URL, false)
+			must(t, os.WriteFile(narInfoFile, text, 0o644))
+		}
+		return false
+	}})
+	must(t, err)
+	if s.Removed != 1 {
+		t.Errorf("removed %d", s.Removed)
+	}
+	if _, err := c.Entry(hello); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTrashOfAKilledSweeperIsDealtWith(t *testing.T) {
 	c := newCache(t)
 	needed, not := publish(t, c, hello, "needed"), publish(t, c, libc, "not")

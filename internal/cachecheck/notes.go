@@ -13,15 +13,8 @@ import (
 // records looks at the records of runs.
 func (k *check) records() {
 	for _, err := range k.Cache.Runs() {
-		var bad *bincache.RecordError
-		switch {
-		case err == nil:
-		case !errors.As(err, &bad):
-			k.found(Problem{Kind: Unreadable, File: ".larder/runs", Err: err})
-		case errors.As(err, new(syscall.Errno)):
-			k.found(Problem{Kind: Unreadable, File: bad.File, Err: bad.Err})
-		default:
-			k.found(Problem{Kind: Record, File: bad.File, Err: bad.Err})
+		if err != nil {
+			k.badNote(err, Record, ".larder/runs")
 		}
 	}
 }
@@ -31,21 +24,15 @@ func (k *check) pins(ctx context.Context) error {
 	var all []string
 	keeps := make(map[string][]string) // by store path: pins
 	for pin, err := range k.Cache.EachPin() {
-		var bad *bincache.PinError
-		switch {
-		case err == nil:
-			for _, p := range pin.Paths() {
-				if keeps[p] == nil {
-					all = append(all, p)
-				}
-				keeps[p] = append(keeps[p], pin.Name)
+		if err != nil {
+			k.badNote(err, Pin, pinsDir)
+			continue
+		}
+		for _, p := range pin.Paths() {
+			if keeps[p] == nil {
+				all = append(all, p)
 			}
-		case !errors.As(err, &bad):
-			k.found(Problem{Kind: Unreadable, File: ".larder/pins", Err: err})
-		case errors.As(err, new(syscall.Errno)):
-			k.found(Problem{Kind: Unreadable, File: bad.File, Err: bad.Err})
-		default:
-			k.found(Problem{Kind: Pin, File: bad.File, Err: bad.Err})
+			keeps[p] = append(keeps[p], pin.Name)
 		}
 	}
 	missing, err := k.missing(ctx, all)
@@ -64,9 +51,24 @@ func (k *check) pins(ctx context.Context) error {
 	return nil
 }
 
+const pinsDir = ".larder/pins"
+
 func lostPin(name, storePath string) Problem {
 	return Problem{
-		Kind: Pin, File: path.Join(".larder/pins", name), Path: storePath,
+		Kind: Pin, File: path.Join(pinsDir, name), Path: storePath,
 		Err: fmt.Errorf("it keeps %s, which the cache has not", storePath),
+	}
+}
+
+// badNote notes a file of ours that can't be read, or its directory.
+func (k *check) badNote(err error, kind Kind, dir string) {
+	var bad *bincache.FileError
+	switch {
+	case !errors.As(err, &bad):
+		k.found(Problem{Kind: Unreadable, File: dir, Err: err})
+	case errors.As(err, new(syscall.Errno)):
+		k.found(Problem{Kind: Unreadable, File: bad.File, Err: bad.Err})
+	default:
+		k.found(Problem{Kind: kind, File: bad.File, Err: bad.Err})
 	}
 }

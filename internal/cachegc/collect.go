@@ -39,20 +39,14 @@ type Result struct {
 //
 // Others may add entries meanwhile, and read.
 func Collect(ctx context.Context, c *bincache.Cache, o Options) (*Result, error) {
-	if o.Now.IsZero() {
-		o.Now = time.Now()
-	}
-	if o.step == nil {
-		o.step = func() error { return nil }
-	}
 	unlock, err := c.Lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	g := &collection{Options: o, ctx: ctx, cache: c}
+	g := newCollection(ctx, c, o)
 	if err := g.heal(); err != nil {
-		return nil, fmt.Errorf("go on after an interrupted collection: %w", err)
+		return nil, err
 	}
 	if err := g.look(); err != nil {
 		return nil, err
@@ -87,11 +81,7 @@ func Heal(ctx context.Context, c *bincache.Cache) error {
 		return err
 	}
 	defer unlock()
-	g := &collection{Options: Options{step: func() error { return nil }}, ctx: ctx, cache: c}
-	if err := g.heal(); err != nil {
-		return fmt.Errorf("go on after an interrupted collection: %w", err)
-	}
-	return nil
+	return newCollection(ctx, c, Options{}).heal()
 }
 
 // A collection is one call of Collect.
@@ -100,14 +90,25 @@ type collection struct {
 	ctx        context.Context
 	cache      *bincache.Cache
 	survey     *Survey
-	seen       map[string]bool // hashes of entries that were there before the survey; nil for those in it
+	seen       map[string]bool // hashes of entries that the survey saw, and that were not withdrawn since
+	users      []int32         // how many of those use a file, by its number
 	reinstated int
+}
+
+func newCollection(ctx context.Context, c *bincache.Cache, o Options) *collection {
+	if o.Now.IsZero() {
+		o.Now = time.Now()
+	}
+	if o.step == nil {
+		o.step = func() error { return nil }
+	}
+	return &collection{Options: o, ctx: ctx, cache: c}
 }
 
 // look surveys the cache. If an entry lacks another one that is in the trash, that comes
 // back: who added it was killed before it could see that.
 func (g *collection) look() (err error) {
-	if g.survey, err = Look(g.ctx, g.cache); err != nil {
+	if err := g.lookOnce(); err != nil {
 		return err
 	}
 	trashed, err := g.trashed()
@@ -119,11 +120,31 @@ func (g *collection) look() (err error) {
 			if err := g.finish(nil); err != nil {
 				return err
 			}
-			g.survey, err = Look(g.ctx, g.cache)
-			return err
+			return g.lookOnce()
 		}
 	}
 	return nil
+}
+
+func (g *collection) lookOnce() error {
+	s, err := Look(g.ctx, g.cache)
+	if err == nil {
+		g.begin(s)
+	}
+	return err
+}
+
+// begin makes a survey the one that the collection works with.
+func (g *collection) begin(s *Survey) {
+	g.survey, g.seen, g.users = s, make(map[string]bool, s.count), make([]int32, len(s.files))
+	for id := range int32(s.graph.Len()) {
+		if s.graph.Has(id) {
+			g.seen[bincache.HashPart(s.graph.Name(id))] = true
+		}
+	}
+	for i, f := range s.files {
+		g.users[i] = f.users
+	}
 }
 
 // trashed returns where the narinfos of the trash are, by the first parts of their store
@@ -146,13 +167,15 @@ func (g *collection) trashed() (map[string]*bincache.Removal, error) {
 // collection was interrupted before it could see that.
 func (g *collection) heal() error {
 	_, removing, err := g.cache.Removals()
-	if err != nil || !removing {
-		return err
+	if err == nil && removing {
+		if _, err = g.cache.SweepRetiredLocked(g.ctx, time.Time{}, false, bincache.Known{}); err == nil {
+			err = g.finish(nil)
+		}
 	}
-	if _, err := g.cache.SweepRetiredLocked(g.ctx, time.Time{}, false); err != nil {
-		return err
+	if err != nil {
+		return fmt.Errorf("go on after an interrupted collection: %w", err)
 	}
-	return g.finish(nil)
+	return nil
 }
 
 // evict takes entries out of the cache: their narinfos go to the trash, their NARs are
@@ -193,10 +216,6 @@ func (g *collection) withdraw(hashes, paths []string) error {
 	if err != nil {
 		return err
 	}
-	seen := g.seen
-	if seen == nil {
-		seen = g.survey.hashes()
-	}
 	if err := g.cache.TellRemoval(true); err != nil {
 		return err
 	}
@@ -210,12 +229,12 @@ func (g *collection) withdraw(hashes, paths []string) error {
 		if err := g.cache.Withdraw(removal, hash); err != nil {
 			return err
 		}
-		delete(seen, hash) // somebody may add it again
+		delete(g.seen, hash) // somebody may add it again
 	}
 	if err := g.step(); err != nil {
 		return err
 	}
-	return g.finish(seen)
+	return g.finish(g.seen)
 }
 
 // finish makes the cache whole after entries were moved to the trash.
@@ -319,16 +338,16 @@ func (g *collection) sweep() (bincache.Swept, error) {
 	if err := g.step(); err != nil {
 		return bincache.Swept{}, err
 	}
-	return g.cache.SweepRetiredLocked(g.ctx, g.Now, g.Grace == 0)
+	return g.cache.SweepRetiredLocked(g.ctx, g.Now, g.Grace == 0, bincache.Known{Hashes: g.seen, Needs: g.needs})
 }
 
-// hashes returns the first parts of the store paths of all entries.
-func (s *Survey) hashes() map[string]bool {
-	all := make(map[string]bool, s.count)
-	for id := range int32(s.graph.Len()) {
-		if s.graph.Has(id) {
-			all[bincache.HashPart(s.graph.Name(id))] = true
-		}
+// needs tells whether an entry that was seen, and is there, may need a NAR or a log. Who needs
+// a log that has come since the survey, nobody knows.
+func (g *collection) needs(name string) bool {
+	id, used := g.survey.fileIDs[name]
+	if !used {
+		_, loose := g.survey.extras[name]
+		return isLog(name) && !loose
 	}
-	return all
+	return g.users[id] > 0
 }

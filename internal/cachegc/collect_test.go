@@ -119,6 +119,48 @@ func TestWhatIsOfNobodyGoesInTheEnd(t *testing.T) {
 	}
 }
 
+// TestWhatIsNeededSinceTheSurveyStays has somebody need retired files, of which the survey
+// could not know that, at every moment of a collection.
+func TestWhatIsNeededSinceTheSurveyStays(t *testing.T) {
+	for at := 0; ; at++ {
+		c := newCache(t)
+		add(t, c, "old", 1000)
+		kept := add(t, c, "kept", 1000)
+		used(t, c, day(9), "old")
+		used(t, c, day(1), "kept")
+		log := bincache.LogName(kept.Deriver)
+		var retired []string
+		for _, contents := range []string{"other contents", "new contents"} {
+			retired = append(retired, bincache.NarName(sum(contents), "none"))
+			write(t, c, retired[len(retired)-1], contents)
+		}
+		must(t, c.Retire(day(8), append(retired, log, kept.URL)...)) // the last one was needed all the time
+		steps := 0
+		var needed []string // store paths
+		collect(t, c, Options{Now: noon, Policy: Policy{MaxAge: 48 * time.Hour}, step: func() error {
+			if steps++; steps-1 == at {
+				write(t, c, log, "a log")
+				needed = append(needed, addWith(t, c, "new", "new contents").StorePath)
+				if !c.Has(bincache.HashPart(pathOf("old")) + ".narinfo") {
+					needed = append(needed, addWith(t, c, "old", "other contents").StorePath)
+				}
+			}
+			return nil
+		}})
+		if at >= steps {
+			return
+		}
+		for _, p := range append(needed, kept.StorePath) {
+			if _, err := c.Entry(p); err != nil {
+				t.Errorf("in step %d of %d: %v", at, steps, err)
+			}
+		}
+		if !c.Has(log) {
+			t.Errorf("in step %d of %d: the log is gone", at, steps)
+		}
+	}
+}
+
 // TestNothingToDoChangesNothing is about providers that save what has changed.
 func TestNothingToDoChangesNothing(t *testing.T) {
 	c := newCache(t)

@@ -226,6 +226,9 @@ func (m *model) writer(i int) iter.Seq[struct{}] {
 
 // use records a run.
 func (m *model) use() {
+	if !m.now.After(m.newest) {
+		m.now = m.newest.Add(time.Second) // which of two runs was the last one, their records must tell
+	}
 	run := bincache.Run{Ended: m.now}
 	var used []int
 	for i := range modelSize {

@@ -109,10 +109,7 @@ type evicting struct {
 func (e *evicting) evict(id int32, why Reason) {
 	entry := e.survey.entries[id]
 	freed := entry.bytes
-	for _, f := range []int32{entry.nar, entry.log} {
-		if f < 0 {
-			continue
-		}
+	for _, f := range entry.sharedFiles() {
 		if e.users[f]--; e.users[f] == 0 {
 			freed += e.survey.files[f].bytes
 		}

@@ -42,15 +42,7 @@ func (g *collection) keepDates(plan *Plan) error {
 		}
 		dates[name] = last
 	}
-	for _, summary := range summarize(dates, nil, g.cache.StoreDir()) {
-		if err := g.step(); err != nil {
-			return err
-		}
-		if err := g.cache.RecordSummary(summary); err != nil {
-			return err
-		}
-	}
-	return nil
+	return g.summarize(dates, nil)
 }
 
 // fold makes one record for each day of those that are old. Killed before the old ones are
@@ -88,13 +80,8 @@ func (g *collection) fold(plan *Plan) error {
 	}
 	latest := use.Last()
 	maps.DeleteFunc(latest, func(name string, _ time.Time) bool { return gone[name] || !g.survey.has(name) })
-	for _, summary := range summarize(latest, builds, g.cache.StoreDir()) {
-		if err := g.step(); err != nil {
-			return err
-		}
-		if err := g.cache.RecordSummary(summary); err != nil {
-			return err
-		}
+	if err := g.summarize(latest, builds); err != nil {
+		return err
 	}
 	if err := g.step(); err != nil {
 		return err
@@ -107,9 +94,10 @@ func (s *Survey) has(name string) bool {
 	return ok
 }
 
-// summarize returns a record for each day on which entries were used last, up to the end of
+// summarize writes a record for each day on which entries were used last, up to the end of
 // the last run of that day.
-func summarize(latest map[string]time.Time, builds map[string]time.Duration, storeDir string) []bincache.Run {
+func (g *collection) summarize(latest map[string]time.Time, builds map[string]time.Duration) error {
+	storeDir := g.cache.StoreDir()
 	days := make(map[time.Time]*bincache.Run)
 	for _, name := range slices.Sorted(maps.Keys(latest)) {
 		ended := latest[name]
@@ -128,9 +116,13 @@ func summarize(latest map[string]time.Time, builds map[string]time.Duration, sto
 			r.Used = append(r.Used, storeDir+"/"+name)
 		}
 	}
-	var summaries []bincache.Run
 	for _, r := range days {
-		summaries = append(summaries, *r)
+		if err := g.step(); err != nil {
+			return err
+		}
+		if err := g.cache.RecordSummary(*r); err != nil {
+			return err
+		}
 	}
-	return summaries
+	return nil
 }

@@ -3,6 +3,8 @@ package cachegc
 import (
 	"path"
 	"time"
+
+	"github.com/nix-larder/larder/internal/bincache"
 )
 
 // Stats sum up a survey.
@@ -76,66 +78,51 @@ func (s *Survey) Stats() *Stats {
 			st.SharedBytes += int64(f.users-1) * f.bytes
 		}
 	}
-	c := s.newCounting()
-	st.Pinned = c.count(s.pinned)
-	st.PinnedBytes = s.bytesOf(s.pinned)
+	c := &closures{graph: s.graph, seen: make([]int32, s.graph.Len())}
+	pinned := c.closure(s.pinned)
+	st.Pinned, st.PinnedBytes = len(pinned), s.bytesOf(pinned)
 	for _, r := range s.runs {
 		rs := RunStats{Ended: r.ended, Added: r.added, Bytes: r.bytes}
 		if rs.Bytes == 0 {
-			rs.Bytes = s.bytesAlone(r.uses[:r.still])
+			rs.Bytes = s.bytesOf(r.uses[:r.still])
 		}
-		rs.Used = max(0, c.count(r.uses)-r.still)
+		rs.Used = max(0, len(c.closure(r.uses))-r.still)
 		st.Runs = append(st.Runs, rs)
 	}
 	return st
 }
 
-// A counting counts closures.
-type counting struct {
-	survey *Survey
-	seen   []int32 // by number: the last time that it was counted
-	times  int32
+// Closures are made one after the other, in the same memory.
+type closures struct {
+	graph *bincache.Graph
+	seen  []int32 // by number: in which closure it was last
+	times int32
+	last  []int32
 }
 
-func (s *Survey) newCounting() *counting { return &counting{s, make([]int32, s.graph.Len()), 0} }
-
-// count returns how many entries some need, themselves included.
-func (c *counting) count(ids []int32) (n int) {
+// closure returns the entries that some need, themselves included.
+func (c *closures) closure(of []int32) []int32 {
 	c.times++
-	c.survey.graph.Closure(ids, func(id int32) bool {
+	c.last = c.last[:0]
+	c.graph.Closure(of, func(id int32) bool {
 		first := c.seen[id] != c.times
 		if first {
 			c.seen[id] = c.times
-			n++
+			c.last = append(c.last, id)
 		}
 		return first
 	})
-	return n
+	return c.last
 }
 
-// bytesOf returns what the files take that some entries need, with all that those need.
+// bytesOf returns what the files of some entries take, each once.
 func (s *Survey) bytesOf(ids []int32) (sum int64) {
-	seen := make([]bool, s.graph.Len())
-	var closure []int32
-	s.graph.Closure(ids, func(id int32) bool {
-		first := !seen[id]
-		if first {
-			seen[id] = true
-			closure = append(closure, id)
-		}
-		return first
-	})
-	return s.bytesAlone(closure)
-}
-
-// bytesAlone returns what the files of some entries take, each once.
-func (s *Survey) bytesAlone(ids []int32) (sum int64) {
 	files := make(map[int32]bool)
 	for _, id := range ids {
 		e := s.entries[id]
 		sum += e.bytes
-		for _, f := range []int32{e.nar, e.log} {
-			if f >= 0 && !files[f] {
+		for _, f := range e.sharedFiles() {
+			if !files[f] {
 				files[f] = true
 				sum += s.files[f].bytes
 			}

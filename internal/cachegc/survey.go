@@ -42,6 +42,14 @@ type entry struct {
 	bytes int64 // of its files that it shares with nobody
 }
 
+// sharedFiles returns the numbers of the files that others may have as well.
+func (e entry) sharedFiles() []int32 {
+	if e.log < 0 {
+		return []int32{e.nar}
+	}
+	return []int32{e.nar, e.log}
+}
+
 // A file is what a survey knows of a file that entries may share.
 type file struct {
 	name  string

@@ -8,13 +8,10 @@ import (
 	"github.com/nix-larder/larder/internal/bincache"
 )
 
-// unneeded returns the files that nobody needs any more when some entries are gone.
+// unneeded returns the files that nobody needs any more when some entries are gone, which are
+// about to go.
 func (g *collection) unneeded(paths []string) (names []string, err error) {
 	s := g.survey
-	left := make([]int32, len(s.files))
-	for i, f := range s.files {
-		left[i] = f.users
-	}
 	gone := make(map[string]bool, len(paths))
 	for _, p := range paths {
 		gone[path.Base(p)] = true
@@ -25,11 +22,8 @@ func (g *collection) unneeded(paths []string) (names []string, err error) {
 		if !ok {
 			continue // it is damaged
 		}
-		for _, f := range []int32{s.entries[id].nar, s.entries[id].log} {
-			if f < 0 {
-				continue
-			}
-			if left[f]--; left[f] == 0 {
+		for _, f := range s.entries[id].sharedFiles() {
+			if g.users[f]--; g.users[f] == 0 {
 				names = append(names, s.files[f].name)
 			}
 		}
@@ -42,6 +36,8 @@ func (g *collection) unneeded(paths []string) (names []string, err error) {
 // builds that failed only to lose them at once.
 const looseLogs = 30 * 24 * time.Hour
 
+func isLog(name string) bool { return strings.HasPrefix(name, "log/") }
+
 // retireLoose retires files that nobody needs, and that are not retired yet: what writers
 // have left who were killed, or what is left of entries that somebody else has removed.
 func (g *collection) retireLoose() error {
@@ -53,7 +49,7 @@ func (g *collection) retireLoose() error {
 	for _, name := range g.survey.loose {
 		switch _, known := retired[name]; {
 		case known:
-		case strings.HasPrefix(name, "log/"):
+		case isLog(name):
 			later = append(later, name)
 		default:
 			now = append(now, name)

@@ -3,7 +3,6 @@ package cachegc
 import (
 	"context"
 	"slices"
-	"time"
 
 	"github.com/nix-larder/larder/internal/bincache"
 )
@@ -75,13 +74,12 @@ func Withdraw(ctx context.Context, c *bincache.Cache, choose func() ([]Unfit, er
 		}
 	}
 	slices.Sort(needing)
-	now := time.Now()
-	if err := c.Retire(now, urls...); err != nil {
+	g := newCollection(ctx, c, Options{})
+	if err := c.Retire(g.Now, urls...); err != nil {
 		return nil, err
 	}
-	g := &collection{Options: Options{Now: now, step: func() error { return nil }}, ctx: ctx, cache: c, survey: s}
-	g.seen = make(map[string]bool, len(there)) // also what is damaged: it must not bring back what it needs
-	for _, hash := range there {
+	g.begin(s)
+	for _, hash := range there { // also what is damaged: it must not bring back what it needs
 		g.seen[hash] = true
 	}
 	return needing, g.withdraw(hashes, append(paths, needing...))

@@ -17,12 +17,6 @@ import (
 	"github.com/nix-larder/larder/internal/bincache"
 )
 
-// cacheDirs are what some version of Nix makes, or fails without, when it opens a cache.
-var cacheDirs = []string{"nar", "log", "realisations", "build-trace-v2"}
-
-// realisationDirs have files in JSON that name the store path that they are about.
-var realisationDirs = []string{"realisations", "build-trace-v2"}
-
 // maxRealisation is the largest of those that is read.
 const maxRealisation = 1 << 20
 
@@ -56,7 +50,7 @@ type tarball struct {
 }
 
 func (t *tarball) write() error {
-	for _, dir := range cacheDirs {
+	for _, dir := range bincache.ReaderDirs {
 		if err := t.dir(dir); err != nil {
 			return err
 		}
@@ -64,7 +58,7 @@ func (t *tarball) write() error {
 	if err := t.each(t.ctx, t.entry); err != nil {
 		return err
 	}
-	for _, dir := range realisationDirs {
+	for _, dir := range bincache.RealisationDirs {
 		if err := t.realisations(dir); err != nil {
 			return err
 		}

@@ -100,7 +100,7 @@ func TestArchiveIsACacheOfTheClosureAlone(t *testing.T) {
 	}
 	names, dir := members(t, archive)
 	nars := 2 // lib and doc are the same file
-	if len(names) != len(cacheDirs)+1+3+nars+len(want)+1 || names[len(names)-1] != "nix-cache-info" {
+	if len(names) != len(bincache.ReaderDirs)+1+3+nars+len(want)+1 || names[len(names)-1] != "nix-cache-info" {
 		t.Errorf("in it are %q", names)
 	}
 	for name, text := range want {

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 const nobody = 65534
@@ -54,7 +56,7 @@ func newDir(t *testing.T) (state string, d *Dir) {
 func path(name string) string { return "/nix/store/" + strings.Repeat("0", 32) + "-" + name }
 
 func TestMakeGivesTheDirectoryToTheQueuesOwner(t *testing.T) {
-	needRoot(t)
+	trouble.NeedRoot(t)
 	state := t.TempDir()
 	old := syscall.Umask(0o077) // whoever calls the hook decides
 	defer syscall.Umask(old)
@@ -92,7 +94,7 @@ func TestMakeKeepsWhatIsThere(t *testing.T) {
 }
 
 func TestMakeRefusesWhatIsNotTheQueues(t *testing.T) {
-	needRoot(t)
+	trouble.NeedRoot(t)
 	for name, test := range map[string]struct {
 		plant func(t *testing.T, path string)
 		want  string
@@ -120,8 +122,8 @@ func TestMakeRefusesWhatIsNotTheQueues(t *testing.T) {
 }
 
 func TestMakeSaysThatItMayNot(t *testing.T) {
-	needRoot(t)
-	state := publicDir(t)
+	trouble.NeedRoot(t)
+	state := trouble.PublicDir(t)
 	cmd := child(t, state)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	out, err := cmd.Output()
@@ -134,7 +136,7 @@ func TestMakeSaysThatItMayNot(t *testing.T) {
 }
 
 func TestManyMakeOneDirectory(t *testing.T) {
-	state := publicDir(t)
+	state := trouble.PublicDir(t)
 	var processes []*exec.Cmd
 	var gates []io.Closer
 	var outs []*strings.Builder
@@ -283,23 +285,6 @@ func child(t *testing.T, state string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe") // another user can't reach it by name
 	cmd.Env = append(os.Environ(), stateVar+"="+state, "GORACE=atexit_sleep_ms=0")
 	return cmd
-}
-
-// publicDir is t.TempDir, but others may look into it.
-func publicDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "gcroot-test-")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	must(t, os.Chmod(dir, 0o755))
-	return dir
-}
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs files of several users")
-	}
 }
 
 func must(t *testing.T, err error) {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/nix-larder/larder/internal/nixtest"
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 func TestNixKeepsWhatHasARoot(t *testing.T) {
@@ -48,7 +49,7 @@ func TestNixIsNotDisturbedByWhatLiesBesideRoots(t *testing.T) {
 // A user's directory below root's gcroots has valid roots, though its owner may
 // close it to others.
 func TestNixKeepsWhatAUserRoots(t *testing.T) {
-	needRoot(t)
+	trouble.NeedRoot(t)
 	store := nixtest.New(t)
 	kept := store.Add(t, "kept", "one")
 	owner := us()

@@ -7,12 +7,14 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nix-larder/larder/internal/trouble"
 )
 
 // TestRootsAreLinksBesideAnotherUsersFiles has a directory that the user may not write.
 func TestRootsAreLinksBesideAnotherUsersFiles(t *testing.T) {
-	needRoot(t)
-	state := publicDir(t)
+	trouble.NeedRoot(t)
+	state := trouble.PublicDir(t)
 	d, err := Make(state, us())
 	must(t, err)
 	must(t, os.Chmod(state, 0o777))

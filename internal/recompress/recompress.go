@@ -212,7 +212,7 @@ func (r *Recompressor) groups(ctx context.Context) (map[string]*group, error) {
 			if !errors.Is(err, bincache.ErrDamaged) {
 				return nil, err
 			}
-			r.result.Damaged = append(r.result.Damaged, Damage{"", err.Error()})
+			r.damaged("", err.Error())
 			continue
 		}
 		if r.OlderThan > 0 {

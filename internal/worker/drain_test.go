@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nix-larder/larder/internal/trouble"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -111,7 +112,7 @@ func TestWorkerTriesOnceMoreWhenItIsToFinish(t *testing.T) {
 		}
 		r.add(1)
 		w := r.start()
-		eventually(t, "a pause", func() bool { return strings.Contains(r.logged(), "pausing") })
+		trouble.Eventually(t, "a pause", func() bool { return strings.Contains(r.log.String(), "pausing") })
 		finishing.Store(true)
 		close(finish)
 		if err := w.wait(t); back != (err == nil) || back != r.gone(1) {

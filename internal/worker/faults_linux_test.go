@@ -99,11 +99,11 @@ func TestFullDiskOfTheQueueIsSatOut(t *testing.T) {
 	}
 	r.add(1, 2)
 	r.start()
-	eventually(t, "the queue can't be written", func() bool {
-		return strings.Contains(r.logged(), "could not be settled") || strings.Contains(r.logged(), "round failed")
+	trouble.Eventually(t, "the queue can't be written", func() bool {
+		return strings.Contains(r.log.String(), "could not be settled") || strings.Contains(r.log.String(), "round failed")
 	})
 	must(t, os.Remove(fill))
-	eventually(t, "both are done", func() bool { return r.gone(1) && r.gone(2) && !r.rooted(1) && !r.rooted(2) })
+	trouble.Eventually(t, "both are done", func() bool { return r.gone(1) && r.gone(2) && !r.rooted(1) && !r.rooted(2) })
 }
 
 type zeros struct{}

@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -34,10 +33,10 @@ type rig struct {
 
 	// copy is the script. attempt counts from 1, for each path.
 	copy func(ctx context.Context, path string, attempt int) error
+	log  trouble.Log
 
 	mu     sync.Mutex // guards what is below
 	copies map[string]int
-	log    bytes.Buffer
 }
 
 func newRig(t *testing.T) *rig {
@@ -62,7 +61,7 @@ func newRigAt(t *testing.T, dir string) *rig {
 	r.Config = Config{
 		Queue: q, Lock: lock, Roots: roots, StoreDir: storeDir, Copy: r.doCopy,
 		Poll: time.Hour, // what a test waits for has to come by itself
-		Log:  slog.New(slog.NewTextHandler(io.MultiWriter((*rigLog)(r), t.Output()), nil)),
+		Log:  slog.New(slog.NewTextHandler(io.MultiWriter(&r.log, t.Output()), nil)),
 	}
 	return r
 }
@@ -81,20 +80,6 @@ func (r *rig) copied(n int) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.copies[path(n)]
-}
-
-type rigLog rig
-
-func (l *rigLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.log.Write(p)
-}
-
-func (r *rig) logged() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.log.String()
 }
 
 // add adds jobs with their roots, as a hook does.
@@ -183,16 +168,6 @@ func (w *working) wait(t *testing.T) error {
 	case <-time.After(20 * time.Second):
 		t.Fatal("the worker goes on and on")
 		return nil
-	}
-}
-
-// eventually waits until something is so.
-func eventually(t *testing.T, what string, so func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !so(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain until %s", what)
-		}
 	}
 }
 

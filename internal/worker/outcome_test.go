@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nix-larder/larder/internal/trouble"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -40,7 +41,7 @@ func TestOutcomeDecidesWhatBecomesOfAJob(t *testing.T) {
 			r.add(1)
 			before := time.Now()
 			w := r.start()
-			eventually(t, "the job is settled", func() bool {
+			trouble.Eventually(t, "the job is settled", func() bool {
 				row, there := r.row(1)
 				return r.copied(1) == 1 && (!there || row.State != queue.Claimed)
 			})
@@ -78,12 +79,12 @@ func TestLeftOutJobIsNoFailure(t *testing.T) {
 	}
 	r.add(1, 2)
 	r.start()
-	eventually(t, "both are done", func() bool { return r.gone(1) && r.gone(2) && !r.rooted(1) && !r.rooted(2) })
+	trouble.Eventually(t, "both are done", func() bool { return r.gone(1) && r.gone(2) && !r.rooted(1) && !r.rooted(2) })
 	if r.copied(1) != 1 {
 		t.Errorf("tried %d times, want once", r.copied(1))
 	}
 	var said []string
-	for line := range strings.Lines(r.logged()) {
+	for line := range strings.Lines(r.log.String()) {
 		if strings.Contains(line, path(1)) {
 			said = append(said, line)
 		}
@@ -103,7 +104,7 @@ func TestFailingJobIsRetriedEachTimeLater(t *testing.T) {
 	r.add(1)
 	r.start()
 	for attempt := 1; attempt < 5; attempt++ {
-		eventually(t, "it has failed", func() bool {
+		trouble.Eventually(t, "it has failed", func() bool {
 			row, _ := r.row(1)
 			return row.State == queue.Waiting && row.Attempts == attempt
 		})
@@ -117,7 +118,7 @@ func TestFailingJobIsRetriedEachTimeLater(t *testing.T) {
 		}
 		r.add(1) // so that the test need not wait: it makes the job due
 	}
-	eventually(t, "it is a dead letter", func() bool { row, _ := r.row(1); return row.State == queue.Dead })
+	trouble.Eventually(t, "it is a dead letter", func() bool { row, _ := r.row(1); return row.State == queue.Dead })
 	if row, _ := r.row(1); row.Attempts != 5 || r.copied(1) != 5 || !r.rooted(1) {
 		t.Errorf("dead letter %+v after %d copies, rooted: %v", row, r.copied(1), r.rooted(1))
 	}
@@ -133,7 +134,7 @@ func TestFailingJobComesAgainByItself(t *testing.T) {
 	}
 	r.add(1)
 	r.start()
-	eventually(t, "it is done", func() bool { return r.gone(1) })
+	trouble.Eventually(t, "it is done", func() bool { return r.gone(1) })
 	if r.copied(1) != 2 {
 		t.Errorf("copied %d times, want 2", r.copied(1))
 	}
@@ -187,18 +188,18 @@ func TestUnavailableCacheCostsNoAttempts(t *testing.T) {
 	r.add(jobs...)
 	r.start()
 	// Two pauses: the first is of one second.
-	eventually(t, "it has tried again", func() bool { return strings.Count(r.logged(), "msg=pausing") == 2 })
+	trouble.Eventually(t, "it has tried again", func() bool { return strings.Count(r.log.String(), "msg=pausing") == 2 })
 	if n := tries(); n > 4 {
 		t.Errorf("tried %d times, want two at a time and then a pause", n)
 	}
 	for _, job := range jobs {
-		eventually(t, "it waits", func() bool { row, _ := r.row(job); return row.State == queue.Waiting })
+		trouble.Eventually(t, "it waits", func() bool { row, _ := r.row(job); return row.State == queue.Waiting })
 		if row, _ := r.row(job); row.Attempts != 0 {
 			t.Errorf("job is %+v, want it without an attempt", row)
 		}
 	}
 	full.Store(false)
-	eventually(t, "all are done", func() bool { counts, err := r.Queue.Counts(t.Context()); return err == nil && counts.Left() == 0 })
+	trouble.Eventually(t, "all are done", func() bool { counts, err := r.Queue.Counts(t.Context()); return err == nil && counts.Left() == 0 })
 }
 
 // TestJobNeverStandsInTheWay has one job at a time, and those that can't succeed
@@ -210,7 +211,7 @@ func TestJobNeverStandsInTheWay(t *testing.T) {
 	r.copy = func(_ context.Context, path string, _ int) error { return bad[path] }
 	r.add(1, 2, 3, 4, 5, 6, 7)
 	r.start()
-	eventually(t, "the others are done", func() bool { return r.gone(5) && r.gone(6) && r.gone(7) })
+	trouble.Eventually(t, "the others are done", func() bool { return r.gone(5) && r.gone(6) && r.gone(7) })
 	for n, want := range map[int]queue.State{1: queue.Waiting, 2: queue.Dead, 3: "", 4: queue.Waiting} {
 		if row, _ := r.row(n); row.State != want {
 			t.Errorf("job %d is %+v, want it %q", n, row, want)
@@ -247,7 +248,7 @@ func TestPathAddedAgainIsTriedAgain(t *testing.T) {
 			case <-time.After(20 * time.Second):
 				t.Fatal("it was not copied again at once")
 			}
-			eventually(t, "it is done", func() bool { return r.gone(1) && !r.rooted(1) })
+			trouble.Eventually(t, "it is done", func() bool { return r.gone(1) && !r.rooted(1) })
 		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nix-larder/larder/internal/trouble"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -35,9 +36,9 @@ func TestNothingIsClaimedWithoutRoom(t *testing.T) {
 	r.start()
 	for spell := 1; spell <= 2; spell++ {
 		before := asked.Load()
-		eventually(t, "it has looked for room again", func() bool { return asked.Load() >= before+2 })
-		if n := strings.Count(r.logged(), saysFull); n != spell {
-			t.Errorf("said %d times that there is no room, want %d:\n%s", n, spell, r.logged())
+		trouble.Eventually(t, "it has looked for room again", func() bool { return asked.Load() >= before+2 })
+		if n := strings.Count(r.log.String(), saysFull); n != spell {
+			t.Errorf("said %d times that there is no room, want %d:\n%s", n, spell, r.log.String())
 		}
 		for n := 2*spell - 1; n <= 2*spell; n++ {
 			if row, _ := r.row(n); r.copied(n) != 0 || row.State != queue.Waiting || row.Attempts != 0 || !r.rooted(n) {
@@ -45,8 +46,8 @@ func TestNothingIsClaimedWithoutRoom(t *testing.T) {
 			}
 		}
 		short.Store(false)
-		eventually(t, "all are done", func() bool { return r.gone(2*spell-1) && r.gone(2*spell) })
-		if n := strings.Count(r.logged(), saysRoom); n != spell {
+		trouble.Eventually(t, "all are done", func() bool { return r.gone(2*spell-1) && r.gone(2*spell) })
+		if n := strings.Count(r.log.String(), saysRoom); n != spell {
 			t.Errorf("said %d times that there is room, want %d", n, spell)
 		}
 		short.Store(true)
@@ -67,14 +68,14 @@ func TestCopyThatFindsNoRoomCostsNoAttempt(t *testing.T) {
 	}
 	r.add(1, 2, 3, 4)
 	r.start()
-	eventually(t, "it was tried three times", func() bool { return r.copied(1) >= 3 })
-	eventually(t, "the others are done", func() bool { return r.gone(2) && r.gone(3) && r.gone(4) })
-	eventually(t, "it waits", func() bool { row, _ := r.row(1); return row.State == queue.Waiting })
+	trouble.Eventually(t, "it was tried three times", func() bool { return r.copied(1) >= 3 })
+	trouble.Eventually(t, "the others are done", func() bool { return r.gone(2) && r.gone(3) && r.gone(4) })
+	trouble.Eventually(t, "it waits", func() bool { row, _ := r.row(1); return row.State == queue.Waiting })
 	if row, _ := r.row(1); row.Attempts != 0 || !r.rooted(1) || !strings.Contains(row.Error, errDisk.Error()) {
 		t.Errorf("job is %+v", row)
 	}
-	if n := strings.Count(r.logged(), saysFull); n != 1 {
-		t.Errorf("said %d times that there is no room, want once:\n%s", n, r.logged())
+	if n := strings.Count(r.log.String(), saysFull); n != 1 {
+		t.Errorf("said %d times that there is no room, want once:\n%s", n, r.log.String())
 	}
 }
 

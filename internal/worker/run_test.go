@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nix-larder/larder/internal/gcroot"
+	"github.com/nix-larder/larder/internal/trouble"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -28,9 +29,9 @@ func TestJobsRunSideBySide(t *testing.T) {
 	}
 	r.add(1, 2, 3, 4, 5, 6, 7, 8)
 	r.start()
-	eventually(t, "three run", func() bool { return now.Load() == 3 })
+	trouble.Eventually(t, "three run", func() bool { return now.Load() == 3 })
 	close(release)
-	eventually(t, "all are done", func() bool { counts, err := r.Queue.Counts(t.Context()); return err == nil && counts.Left() == 0 })
+	trouble.Eventually(t, "all are done", func() bool { counts, err := r.Queue.Counts(t.Context()); return err == nil && counts.Left() == 0 })
 	if most.Load() != 3 {
 		t.Errorf("%d ran at a time, want 3", most.Load())
 	}
@@ -51,7 +52,7 @@ func TestAddedJobIsCopiedAtOnce(t *testing.T) {
 	for n := range 50 {
 		begin := time.Now()
 		r.add(n)
-		eventually(t, "it is done", func() bool { return r.gone(n) })
+		trouble.Eventually(t, "it is done", func() bool { return r.gone(n) })
 		if took := time.Since(begin); took > 5*time.Second {
 			t.Errorf("took %v", took)
 		}
@@ -62,7 +63,7 @@ func TestRootsWithoutJobsAreAdopted(t *testing.T) {
 	r := newRig(t)
 	must(t, r.Roots.Protect(t.Context(), path(1))) // its hook could not reach the queue
 	running := r.start()
-	eventually(t, "it is done", func() bool { return r.copied(1) == 1 && r.gone(1) && !r.rooted(1) })
+	trouble.Eventually(t, "it is done", func() bool { return r.copied(1) == 1 && r.gone(1) && !r.rooted(1) })
 	_ = running.stop(t)
 
 	// Later, from time to time.
@@ -103,7 +104,7 @@ func TestWorkerSaysThatItIsAlive(t *testing.T) {
 	r.Alive = func() { rounds.Add(1) }
 	begin := time.Now()
 	r.start()
-	eventually(t, "it is alive for long", func() bool { return rounds.Load() > 20 })
+	trouble.Eventually(t, "it is alive for long", func() bool { return rounds.Load() > 20 })
 	if took := time.Since(begin); took > 10*time.Second {
 		t.Errorf("20 rounds of 5 ms took %v", took)
 	}
@@ -124,9 +125,9 @@ func TestRootsTroubleStopsNoCopies(t *testing.T) {
 	good := r.Roots
 	r.Roots = gcroot.Join(gcroot.Open(state, "id"), gcroot.OpenLinks(filepath.Join(state, "links")))
 	w := r.start()
-	eventually(t, "it is copied", func() bool { return r.copied(1) == 1 })
+	trouble.Eventually(t, "it is copied", func() bool { return r.copied(1) == 1 })
 	_ = w.stop(t)
-	if !strings.Contains(r.logged(), "not a directory") {
+	if !strings.Contains(r.log.String(), "not a directory") {
 		t.Error("nobody was told")
 	}
 	// The root must go before the job does.
@@ -150,9 +151,9 @@ func TestStopLetsClaimedJobsFinish(t *testing.T) {
 	}
 	r.add(1, 2, 3)
 	w := r.start()
-	eventually(t, "two are claimed", func() bool { return r.copied(1)+r.copied(2) == 2 })
+	trouble.Eventually(t, "two are claimed", func() bool { return r.copied(1)+r.copied(2) == 2 })
 	w.cancel()
-	eventually(t, "it has heard", func() bool { return strings.Contains(r.logged(), "msg=draining") })
+	trouble.Eventually(t, "it has heard", func() bool { return strings.Contains(r.log.String(), "msg=draining") })
 	close(release)
 	if err := w.wait(t); !errors.Is(err, context.Canceled) {
 		t.Errorf("Run: %v, want context.Canceled", err)
@@ -184,10 +185,10 @@ func TestStopReturnsWhatDoesNotFinish(t *testing.T) {
 				}
 				r.add(1, 2)
 				w := r.start()
-				eventually(t, "both are claimed", func() bool { return r.copied(1)+r.copied(2) == 2 })
+				trouble.Eventually(t, "both are claimed", func() bool { return r.copied(1)+r.copied(2) == 2 })
 				w.cancel()
 				if hurry {
-					eventually(t, "it has heard", func() bool { return strings.Contains(r.logged(), "msg=draining") })
+					trouble.Eventually(t, "it has heard", func() bool { return strings.Contains(r.log.String(), "msg=draining") })
 					close(hurried)
 				}
 				if err := w.wait(t); !errors.Is(err, context.Canceled) {
