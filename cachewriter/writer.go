@@ -43,7 +43,7 @@
 // damaged one if both have the same name, and then the narinfo, which keeps what others
 // have written into it.
 //
-// What there is to write goes into a [bincache.Room], so that the file system keeps a reserve.
+// What there is to write leaves the cache its reserve: see [bincache.Cache.Reserve].
 // How small a NAR gets is known when it is compressed: one that turns out to be too large is
 // given up, and not tried again before there is more room than it had.
 //
@@ -107,9 +107,6 @@ type Options struct {
 	// they are kept: the first build of a path is as good as the second.
 	Replace bool
 
-	// Room is what may be written to the cache's file system. Nil means all that there is.
-	Room *bincache.Room
-
 	// Workers is how many paths are dumped at a time. Zero means one per core.
 	Workers int
 
@@ -165,7 +162,6 @@ type Writer struct {
 	published   func(*bincache.NarInfo)
 	kept        func(have, n *bincache.NarInfo)
 	caseHack    *bool
-	space       *bincache.Room
 	log         *slog.Logger
 
 	ctx        context.Context // ends with Close
@@ -216,9 +212,6 @@ func New(o Options) *Writer {
 	if o.Kept == nil {
 		o.Kept = func(have, n *bincache.NarInfo) {}
 	}
-	if o.Room == nil {
-		o.Room = o.Cache.Room(0)
-	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -239,7 +232,6 @@ func New(o Options) *Writer {
 		published:   o.Published,
 		kept:        o.Kept,
 		caseHack:    o.CaseHack,
-		space:       o.Room,
 		log:         o.Log,
 		room:        make(chan struct{}, room),
 		complete:    make(map[int64]struct{}),

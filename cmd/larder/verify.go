@@ -43,7 +43,7 @@ func verifyCommand() *cli.Command {
 			&cli.BoolFlag{Name: "no-store", Usage: "with --repair: withdraw all that is damaged, where there is no Nix that may have it"},
 			&cli.StringSliceFlag{Name: "base", Usage: "clients also use this `CACHE`, a directory; '' for none (default: those of the queue's rules)"},
 			&cli.BoolFlag{Name: "upstream", Usage: "clients have what is missing from an upstream; --upstream=false that they have not, so that what needs it is withdrawn (default: if the queue's rules leave something to one)"},
-			trustedKeyFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
+			trustedKeyFlag(), compressionFlag(), workersFlag(), minFreeFlag(), jsonFlag(), quietFlag(),
 		}, append(contentFlags(), keyFlags()...)...),
 		Action: verify,
 	}

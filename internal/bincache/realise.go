@@ -172,7 +172,7 @@ func (a *adding) prepare(e *addition) error {
 	}
 	signed := *e.Realisation
 	signed.Sigs = e.sigs
-	if e.temp, err = a.cache.TempText(signed.Format()); err != nil {
+	if e.temp, err = a.cache.TempAdded(signed.Format()); err != nil {
 		return err
 	}
 	return e.temp.Sync()
