@@ -103,8 +103,9 @@ type Options struct {
 	// kept, with keys and without.
 	Keys []signature.SecretKey
 
-	// Replace puts what the store has in place of entries with other contents. Without it
-	// they are kept: the first build of a path is as good as the second.
+	// Replace puts what the store has in place of entries with other contents, and of
+	// realisations with other store paths. Without it they are kept: the first build of a
+	// path is as good as the second.
 	Replace bool
 
 	// Workers is how many paths are dumped at a time. Zero means one per core.
@@ -318,6 +319,7 @@ type Result struct {
 	Paths     int   // looked at; those known from an earlier call are not
 	Copied    int   // written to the cache by this process
 	Replaced  int   // of those: in place of entries with other contents
+	Realised  int   // realisations that took the place of others
 	Signed    int   // there already, and given signatures that they had not
 	Listed    int   // there already, and given the listing that they had not
 	NarBytes  int64 // of those: sizes of their NARs
@@ -336,6 +338,7 @@ func (r *Result) add(o Result) {
 	r.Paths = max(r.Paths, o.Paths) // the second time it looks at the same paths
 	r.Copied += o.Copied
 	r.Replaced += o.Replaced
+	r.Realised += o.Realised
 	r.Signed += o.Signed
 	r.Listed += o.Listed
 	r.NarBytes += o.NarBytes
