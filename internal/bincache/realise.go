@@ -25,7 +25,7 @@ func (c *Cache) Realisation(file string) (*Realisation, error) {
 // readRealisation is Realisation that returns the text as well.
 func (c *Cache) readRealisation(file string) (*Realisation, []byte, error) {
 	text, err := c.readFile(file, maxRealisation)
-	if errors.Is(err, fs.ErrPermission) {
+	if errors.Is(err, fs.ErrPermission) || errors.As(err, new(unfit)) {
 		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if err != nil {

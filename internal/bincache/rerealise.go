@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 )
@@ -190,4 +191,30 @@ func (a *adding) takeBack(ctx context.Context, e *addition) error {
 	a.result.Kept = append(a.result.Kept, e.Realisation)
 	delete(a.outPaths, e.file)
 	return ignoreNotExist(a.cache.root.Remove(e.file))
+}
+
+// WithdrawRealisation removes a realisation that is of no use, if it still is so, and all that
+// depend on it, before it, under the cache's lock. It returns which: none if it did not.
+func (c *Cache) WithdrawRealisation(ctx context.Context, file string, useless func() (bool, error)) (gone []*Realisation, withdrawn bool, err error) {
+	a := newAdding(c, nil)
+	withdrawn, err = c.RemoveExtra(ctx, file, func() (bool, error) {
+		bad, err := useless()
+		if !bad || err != nil {
+			return false, err
+		}
+		there, err := c.dependentRealisations()
+		if err != nil {
+			return false, err
+		}
+		delete(there, file)
+		id, isFirst := strings.CutPrefix(strings.TrimSuffix(file, ".doi"), realisationsDir+"/")
+		if !isFirst {
+			return true, nil
+		}
+		return true, a.withdraw(there, map[string]string{id: ""}) // it is to be nothing
+	})
+	for _, file := range slices.Sorted(maps.Keys(a.withdrawn)) {
+		gone = append(gone, a.withdrawn[file])
+	}
+	return gone, withdrawn, err
 }

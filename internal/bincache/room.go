@@ -3,6 +3,7 @@ package bincache
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"syscall"
@@ -137,6 +138,9 @@ func (c *Cache) TempAdded(text []byte) (*Temp, error) {
 // An added writes into an unfinished file what is added to the cache. It is no [os.File],
 // or io.Copy would go around it.
 type added struct{ t *Temp }
+
+// Added returns who writes into the file, and heeds the cache's reserve.
+func (t *Temp) Added() io.Writer { return added{t} }
 
 func (a added) Write(b []byte) (int, error) {
 	if err := a.t.cache.takeRoom(int64(len(b))); err != nil {
