@@ -138,7 +138,9 @@ func (w *Writer) copy(ctx context.Context, paths []string) (Result, error) {
 	}
 	err = w.wait(ctx, c)
 	if ctx.Err() == nil && !errors.Is(err, ErrUnavailable) {
-		if realiseErr := w.realise(ctx, graph, paths); err == nil {
+		realised, realiseErr := w.realise(ctx, graph, paths)
+		c.result.Realised += realised
+		if err == nil {
 			err = realiseErr
 		}
 	}

@@ -229,7 +229,6 @@ func (w *Writer) dump(ctx context.Context, d *dumper, e *entry) (*dump, error) {
 	}
 	in := &hashedNar{hash: sha256.New(), to: d.compress, read: &e.read, giveWay: func() { w.giveWay(ctx, d) }}
 	out := bincache.NewHashedTemp(file, w.compression.Name)
-	out.Room = w.space
 	defer func() { w.noteNeed(e, out.Needs) }()
 	d.compress.Reset(out)
 	size, err := d.nar.Dump(ctx, in, info.Path)

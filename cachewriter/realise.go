@@ -27,18 +27,20 @@ const realiseAtOnce = 1000
 //
 // Nix registers some realisations later than their paths. Those that are not there yet,
 // Realise finds: it sees that the paths are in the cache.
-func (w *Writer) realise(ctx context.Context, graph nixstore.Graph, paths []string) error {
+func (w *Writer) realise(ctx context.Context, graph nixstore.Graph, paths []string) (replaced int, err error) {
 	for first := 0; first < max(1, len(graph)); first += realiseAtOnce {
 		list, err := w.store.Realisations(ctx, graph[first:min(first+realiseAtOnce, len(graph))], paths...)
 		if err != nil {
-			return err
+			return replaced, err
 		}
-		if err := w.publishRealisations(ctx, list); err != nil {
-			return err
+		some, err := w.publishRealisations(ctx, list)
+		replaced += some
+		if err != nil {
+			return replaced, err
 		}
 		paths = nil
 	}
-	return nil
+	return replaced, nil
 }
 
 // Realise publishes realisations that came into Nix's database since it was called last,
@@ -62,7 +64,7 @@ func (w *Writer) Realise(ctx context.Context) error {
 				return realiseError(err)
 			}
 		}
-		if err := w.publishRealisations(ctx, list); err != nil {
+		if _, err := w.publishRealisations(ctx, list); err != nil {
 			return err
 		}
 		w.realised.mark = next
@@ -70,14 +72,15 @@ func (w *Writer) Realise(ctx context.Context) error {
 }
 
 // publishRealisations publishes those realisations whose paths, with those of all that
-// they depend on, are in the cache, or elsewhere.
-func (w *Writer) publishRealisations(ctx context.Context, list []nixstore.Realisation) error {
+// they depend on, are in the cache, or elsewhere. It returns how many have taken the place of
+// others.
+func (w *Writer) publishRealisations(ctx context.Context, list []nixstore.Realisation) (replaced int, err error) {
 	if len(list) == 0 {
-		return nil
+		return 0, nil
 	}
 	present, err := w.presentOutputs(ctx, list)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var ready []*bincache.Realisation
 	for _, r := range list {
@@ -93,9 +96,20 @@ func (w *Writer) publishRealisations(ctx context.Context, list []nixstore.Realis
 		}
 		ready = append(ready, n)
 	}
-	added, err := w.cache.AddRealisations(ctx, ready, w.keys)
+	add := w.cache.AddRealisations
+	if w.replace {
+		add = w.cache.ReplaceRealisations
+	}
+	added, err := add(ctx, ready, w.keys)
+	for _, r := range added.Replaced {
+		w.log.Info("replaced realisation", "output", r.ID(), "was", path.Join(w.store.Dirs().Store, r.OutPath))
+	}
+	for _, r := range added.Withdrawn {
+		w.log.Warn("withdrew realisation, which depends on one that was replaced: push it as well once it is built anew",
+			"output", r.ID(), "path", path.Join(w.store.Dirs().Store, r.OutPath))
+	}
 	if err != nil {
-		return realiseError(err)
+		return len(added.Replaced), realiseError(err)
 	}
 	for _, r := range added.Kept {
 		if w.sayOnce(r.ID() + " " + r.OutPath) {
@@ -103,7 +117,7 @@ func (w *Writer) publishRealisations(ctx context.Context, list []nixstore.Realis
 				"output", r.ID(), "path", path.Join(w.store.Dirs().Store, r.OutPath))
 		}
 	}
-	return nil
+	return len(added.Replaced), nil
 }
 
 func realiseError(err error) error { return cacheError(fmt.Errorf("copy realisations: %w", err)) }

@@ -11,7 +11,7 @@ func (w *Writer) checkRoom(e *entry) error {
 	w.mu.Lock()
 	need := w.needs[e.id]
 	w.mu.Unlock()
-	return cacheError(w.space.Check(need))
+	return cacheError(w.cache.CheckRoom(need))
 }
 
 // noteNeed remembers how much room an entry needs at least, or, with 0, forgets it.
@@ -27,4 +27,4 @@ func (w *Writer) noteNeed(e *entry, need int64) {
 
 // CheckRoom returns an error, which wraps [ErrUnavailable], if nothing more may be written to
 // the cache now.
-func (w *Writer) CheckRoom() error { return cacheError(w.space.Check(0)) }
+func (w *Writer) CheckRoom() error { return cacheError(w.cache.CheckRoom(0)) }

@@ -44,7 +44,8 @@ func TestCacheLeavesTheReserveFree(t *testing.T) {
 			for i := range 8 {
 				paths = append(paths, f.random(t, string(rune('a'+i)), 1<<20))
 			}
-			w := f.writer(t, Options{Compression: compress.Method{Name: method}, Room: f.cache.Room(reserve)})
+			f.cache.Reserve(reserve)
+			w := f.writer(t, Options{Compression: compress.Method{Name: method}})
 			must(t, w.CheckRoom())
 			for range 3 {
 				var result Result
@@ -115,7 +116,8 @@ func TestCopyOfWhatIsThereNeedsNoRoom(t *testing.T) {
 	f, _ := onSmallDisk(t)
 	path := f.random(t, "path", 1<<20)
 	f.copy(t, Options{}, path)
-	w := f.writer(t, Options{Room: f.cache.Room(1 << 40)})
+	f.cache.Reserve(1 << 40)
+	w := f.writer(t, Options{})
 	if err := w.CheckRoom(); !errors.Is(err, ErrUnavailable) || !errors.Is(err, bincache.ErrNoRoom) {
 		t.Errorf("room: %v", err)
 	}

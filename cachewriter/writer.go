@@ -43,7 +43,7 @@
 // damaged one if both have the same name, and then the narinfo, which keeps what others
 // have written into it.
 //
-// What there is to write goes into a [bincache.Room], so that the file system keeps a reserve.
+// What there is to write leaves the cache its reserve: see [bincache.Cache.Reserve].
 // How small a NAR gets is known when it is compressed: one that turns out to be too large is
 // given up, and not tried again before there is more room than it had.
 //
@@ -103,12 +103,10 @@ type Options struct {
 	// kept, with keys and without.
 	Keys []signature.SecretKey
 
-	// Replace puts what the store has in place of entries with other contents. Without it
-	// they are kept: the first build of a path is as good as the second.
+	// Replace puts what the store has in place of entries with other contents, and of
+	// realisations with other store paths. Without it they are kept: the first build of a
+	// path is as good as the second.
 	Replace bool
-
-	// Room is what may be written to the cache's file system. Nil means all that there is.
-	Room *bincache.Room
 
 	// Workers is how many paths are dumped at a time. Zero means one per core.
 	Workers int
@@ -165,7 +163,6 @@ type Writer struct {
 	published   func(*bincache.NarInfo)
 	kept        func(have, n *bincache.NarInfo)
 	caseHack    *bool
-	space       *bincache.Room
 	log         *slog.Logger
 
 	ctx        context.Context // ends with Close
@@ -216,9 +213,6 @@ func New(o Options) *Writer {
 	if o.Kept == nil {
 		o.Kept = func(have, n *bincache.NarInfo) {}
 	}
-	if o.Room == nil {
-		o.Room = o.Cache.Room(0)
-	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -239,7 +233,6 @@ func New(o Options) *Writer {
 		published:   o.Published,
 		kept:        o.Kept,
 		caseHack:    o.CaseHack,
-		space:       o.Room,
 		log:         o.Log,
 		room:        make(chan struct{}, room),
 		complete:    make(map[int64]struct{}),
@@ -326,6 +319,7 @@ type Result struct {
 	Paths     int   // looked at; those known from an earlier call are not
 	Copied    int   // written to the cache by this process
 	Replaced  int   // of those: in place of entries with other contents
+	Realised  int   // realisations that took the place of others
 	Signed    int   // there already, and given signatures that they had not
 	Listed    int   // there already, and given the listing that they had not
 	NarBytes  int64 // of those: sizes of their NARs
@@ -344,6 +338,7 @@ func (r *Result) add(o Result) {
 	r.Paths = max(r.Paths, o.Paths) // the second time it looks at the same paths
 	r.Copied += o.Copied
 	r.Replaced += o.Replaced
+	r.Realised += o.Realised
 	r.Signed += o.Signed
 	r.Listed += o.Listed
 	r.NarBytes += o.NarBytes

@@ -33,7 +33,7 @@ var arrows = map[string][]string{
 	"internal/rules":        {"internal/nixstore"},
 	"internal/bell":         nil,
 	"internal/cachegc":      {"internal/bincache"},
-	"internal/cachecheck":   {"internal/bincache", "internal/cachegc", "internal/compress"},
+	"internal/cachecheck":   {"internal/bincache", "internal/cachegc", "internal/compress", "internal/nar"},
 	"internal/drvdiff":      nil,
 	"internal/nixstore":     {"internal/plainfile"},
 	"internal/bincache":     nil,

@@ -98,8 +98,32 @@ func TestThoseWhoAddSayThatThereIsNoRoom(t *testing.T) {
 	refusal{1, problem, hint}.of(t, short, "larder", "push", "--cache", "/srv/cache", path)
 	l.run(t, "larder", "init", "--min-free", "3MiB")
 	refusal{1, problem, hint}.of(t, l.machine, "larder", "push", path)
+	refusal{1, problem, hint}.of(t, l.machine, append(append([]string{"larder", "pin"}, cache...), "main", path)...)
 	l.run(t, "larder", "push", "--min-free", "0", path)
 	equalPaths(t, "cache", l.listed(t), []string{path})
+	l.verify(t)
+
+	// So do those who change what is there, and nothing is lost.
+	l.run(t, "nix-store", "--generate-binary-cache-key", "cache.example.org-1", "/root/key", "/root/key.pub")
+	l.run(t, "larder", "push", "--cache", "/root/other", "--min-free", "0", l.build(t, "--expr", incompressible("other"))[0])
+	l.run(t, "larder", "push", "--cache", "/srv/cache", "--min-free", "0", "--compression", "none", l.add(t, "text"))
+	before := files(t, l.host("/srv/cache"))
+	for _, args := range [][]string{
+		{"sign", "--signing-key-file", "/root/key"},
+		{"recompress"},
+		{"merge", "/root/other"},
+	} {
+		args = append(append([]string{"larder", args[0]}, cache...), args[1:]...)
+		refusal{1, problem, hint}.of(t, l.machine, args...)
+	}
+	unchanged(t, "what finds no room", before, files(t, l.host("/srv/cache")))
+	l.run(t, "sh", "-c", "truncate -s 20 /srv/cache/nar/*.nar*")
+	stdout, stderr, exit := l.tryRun(t, append([]string{"larder", "verify", "--repair"}, cache...)...)
+	if exit != 5 || !strings.Contains(stdout, "left, since") || !strings.Contains(stdout, problem) {
+		t.Errorf("verify --repair: exit %d: %s%s", exit, stdout, stderr)
+	}
+	l.makeSpace(t)
+	l.run(t, "larder", "verify", "--repair", "--cache", "/srv/cache", "--min-free", "1MiB")
 	l.verify(t)
 }
 

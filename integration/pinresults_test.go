@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -196,5 +197,30 @@ func TestStopPins(t *testing.T) {
 		step.stops(t, "--pin", "main")
 		j.isPinned(t, map[string][]string{"main": {"app docs"}})
 		j.holdsAll(t)
+	})
+}
+
+// Of content-addressed derivations Nix does not know the outputs before they are built: tools
+// are no results of those either.
+func TestRunPinsNoToolsOfContentAddressedBuilds(t *testing.T) {
+	const graph = `let
+		derive = import /larder/graphs/derive.nix;
+		ca = { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+		base = derive "base" ca "echo base > $out";
+		tool = derive "tool" (ca // { outputs = [ "out" "dev" ]; }) "read x < ${base}; echo $x > $out; mkdir $dev; echo tool > $dev/file";
+		plain = derive "plain" { } "read x < ${tool.dev}/file; echo $x > $out";
+		result = derive "result" ca "read x < ${plain}; echo result $x > $out";
+		other = derive "other" (ca // { outputs = [ "out" "doc" ]; }) "read x < ${tool.dev}/file; echo other $x > $out; echo $out > $doc";
+		in [ result other other.doc ]`
+	eachNix(t, func(t *testing.T, n nix) {
+		cache := filepath.Join(tempDir(t), "cache")
+		for _, store := range []string{"empty", "other"} { // the second one downloads
+			m := newCAMachine(t, n)
+			m.run(t, "larder", "run", "--cache", cache, "--strict", "--pin", store, "--", "nix-build", "--no-out-link", "--expr", graph)
+			l := &larder{machine: m, cache: cache}
+			if got := l.pinned(t)[store]; len(got) != 1 || got[0] != "other other-doc result" {
+				t.Errorf("pinned by the job with the %s store is %q", store, got)
+			}
+		}
 	})
 }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -268,5 +269,44 @@ func TestOtherContentAddressedBuildIsNoReasonToFail(t *testing.T) {
 		m.runs(t, cache, random...)
 		checkRealised(t, cache)
 		comesFrom(t, n, cache, first, random...)
+	})
+}
+
+// With push --replace the cache gives what was built last, in which whatever it says of the
+// parts fits together.
+func TestReplacedContentAddressedBuildComesBack(t *testing.T) {
+	eachNix(t, func(t *testing.T, n nix) {
+		cache := filepath.Join(tempDir(t), "cache")
+		random := []string{caGraph, "--argstr", "random", "true"}
+		push := func(args ...string) (top []string) {
+			t.Helper()
+			m := newCAMachine(t, n)
+			top = m.build(t, random...)
+			l := &larder{machine: m, cache: cache}
+			l.push(t, append(args, top...)...)
+			checkRealised(t, cache)
+			return top
+		}
+		first := push()
+		push() // other contents
+		comesFrom(t, n, cache, first, random...)
+		again := push("--replace")
+		if slices.Equal(first, again) {
+			t.Fatal("it is the same build")
+		}
+		comesFrom(t, n, cache, again, random...)
+
+		// Only a part: what depended on the old one is not promised any more, and built.
+		m := newCAMachine(t, n)
+		text := fmt.Sprint(realisations(t, cache))
+		part := m.build(t, append(random, "--argstr", "part", "first")...)
+		stdout, stderr, exit := m.tryRun(t, append([]string{"larder", "push", "--cache", cache, "--replace"}, part...)...)
+		dependent := strings.Contains(text, `"dependentRealisations":{"sha256`) // which later versions do not note
+		if exit != 0 || !strings.Contains(stdout, "replaced 1 realisations") || strings.Contains(stderr, "withdrew realisation") != dependent {
+			t.Errorf("push of a part: exit %d: %s%s", exit, stdout, stderr)
+		}
+		checkRealised(t, cache)
+		comesFrom(t, n, cache, part, append(random, "--argstr", "part", "first")...)
+		newCAMachine(t, n).build(t, append(random, "--option", "substituters", "file://"+cache+"?trusted=1")...)
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +23,9 @@ type verified struct {
 		Action string `json:"action"`
 		Why    string `json:"why"`
 	} `json:"problems"`
+	Notes []struct {
+		File string `json:"file"`
+	} `json:"notes"`
 }
 
 // verified runs larder verify, and fails the test if it does not end as it should.
@@ -219,4 +223,69 @@ func TestEntryWithoutItsNarIsMendedOnTheWay(t *testing.T) {
 			t.Errorf("the cache has %q", d.cached(t))
 		}
 	})
+}
+
+// Listings, realisations and logs that Nix wrote are good, and what is not is mended.
+func TestVerifyLooksAtWhatNixWritesBesideEntries(t *testing.T) {
+	eachNix(t, func(t *testing.T, n nix) {
+		m := newCAMachine(t, n)
+		l := &larder{machine: m, cache: filepath.Join(tempDir(t), "cache")}
+		url := "file://" + l.cache + "?write-nar-listing=1"
+		m.build(t, caGraph)
+		m.run(t, "nix", "copy", "--to", url, "--file", caGraph)
+		tree := m.build(t, "--expr", `import /larder/graphs/derive.nix "tree" { } "mkdir -p $out/bin $out/share/empty; echo x > $out/bin/x; chmod +x $out/bin/x; ln -s ../bin/x $out/share/link; exit 0"`)
+		m.run(t, "nix", "copy", "--to", url, tree[0])
+		must(t, os.Mkdir(filepath.Join(l.cache, "build-trace-v2"), 0o755)) // which these versions do not know
+		if v := l.verified(t, 0, "--contents", "--upstream=false"); len(v.Notes) > 0 {
+			t.Errorf("notes: %+v", v.Notes)
+		}
+		orphan := strings.Repeat("0", 32) + ".ls"
+		must(t, os.WriteFile(filepath.Join(l.cache, orphan), []byte("{}"), 0o644))
+		if v := l.verified(t, 0); len(v.Notes) != 1 || v.Notes[0].File != orphan {
+			t.Errorf("notes: %+v", v.Notes)
+		}
+
+		listing := filepath.Join(l.cache, filepath.Base(tree[0])[:32]+".ls")
+		want, err := os.ReadFile(listing)
+		must(t, err)
+		must(t, os.WriteFile(listing, []byte(strings.Replace(string(want), `"narOffset":`, `"narOffset":1`, 1)), 0o644))
+		promises := len(realisations(t, l.cache))
+		for name := range realisations(t, l.cache) {
+			must(t, os.Truncate(filepath.Join(l.cache, name), 10))
+			break
+		}
+		must(t, os.WriteFile(filepath.Join(l.cache, "log", filepath.Base(tree[0])+".drv"), []byte("BZh91AY&SYcut off"), 0o644))
+		l.verified(t, 5, "--contents", "--upstream=false")
+		v := l.verified(t, 0, "--repair", "--contents", "--upstream=false", "--no-store")
+		for _, p := range v.Problems {
+			if p.Action != map[string]string{"listing": "rewritten", "realisation": "withdrawn", "log": "removed"}[p.Kind] {
+				t.Errorf("%+v", p)
+			}
+		}
+		got, err := os.ReadFile(listing)
+		must(t, err)
+		var is, was any
+		must(t, errors.Join(json.Unmarshal(got, &is), json.Unmarshal(want, &was)))
+		if !reflect.DeepEqual(withoutFalse(is), withoutFalse(was)) {
+			t.Errorf("listing is %s, Nix wrote %s", got, want)
+		}
+		l.verified(t, 0, "--contents", "--upstream=false")
+		checkRealised(t, l.cache)
+		if len(realisations(t, l.cache)) >= promises {
+			t.Error("nothing was withdrawn")
+		}
+		newCAMachine(t, n).build(t, caGraph, "--option", "substituters", "file://"+l.cache+"?trusted=1") // what is withdrawn is built
+	})
+}
+
+// withoutFalse leaves "executable":false out of a listing, which some versions write.
+func withoutFalse(listing any) any {
+	if node, ok := listing.(map[string]any); ok {
+		for key, value := range node {
+			if node[key] = withoutFalse(value); value == false {
+				delete(node, key)
+			}
+		}
+	}
+	return listing
 }

@@ -50,12 +50,6 @@ func setBound(n int64) string {
 	return strconv.FormatInt(n, 10)
 }
 
-// roomIn returns the room that the command line or the settings leave in a cache.
-func roomIn(c *cli.Context, s queue.Settings, cache *bincache.Cache) (*bincache.Room, error) {
-	b, err := givenBounds(c, s)
-	return cache.Room(b.MinFree), err
-}
-
 // givenBounds returns the bounds of the command line or the settings.
 func givenBounds(c *cli.Context, s queue.Settings) (queue.Bounds, error) {
 	if err := setBounds(c, &s); err != nil {

@@ -187,10 +187,15 @@ func openExisting(c *cli.Context, s queue.Settings, change bool) (*bincache.Cach
 	if err != nil {
 		return nil, err
 	}
+	bounds, err := givenBounds(c, s)
+	if err != nil {
+		return nil, err
+	}
 	cache, err := openCache(url, nil, "")
 	if err != nil {
 		return nil, err
 	}
+	cache.Reserve(bounds.MinFree)
 	if err := lookAfter(c.Context, cache); err != nil {
 		cache.Close()
 		return nil, err

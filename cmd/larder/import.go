@@ -69,7 +69,8 @@ func importPaths(c *cli.Context) error {
 	if err := checkWorkers(c); err != nil {
 		return err
 	}
-	if _, err := givenBounds(c, settings); err != nil {
+	bounds, err := givenBounds(c, settings)
+	if err != nil {
 		return err
 	}
 	in := nar.NewReader(untilDone(c.Context, c.App.Reader))
@@ -88,13 +89,10 @@ func importPaths(c *cli.Context) error {
 	if err := cache.SweepTemp(sweepAge); err != nil {
 		return orHint(err, hintCache)
 	}
-	room, err := roomIn(c, settings, cache)
-	if err != nil {
-		return err
-	}
+	cache.Reserve(bounds.MinFree)
 	var run bincache.Run
 	m := closurefile.NewImporter(closurefile.Target{
-		Cache: cache, Room: room, Method: method, Workers: c.Int("workers"), Keys: keys, AllowMissing: c.Bool(missingFlag), Log: stderrLog(c),
+		Cache: cache, Method: method, Workers: c.Int("workers"), Keys: keys, AllowMissing: c.Bool(missingFlag), Log: stderrLog(c),
 		Published: func(n *bincache.NarInfo) { run.Added = append(run.Added, bincache.RunEntry{Path: n.StorePath}) },
 		Found:     func(storePath string) { run.Used = append(run.Used, storePath) },
 	}, in)

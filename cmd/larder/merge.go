@@ -12,6 +12,7 @@ import (
 
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/cachemerge"
+	"github.com/nix-larder/larder/queue"
 )
 
 func mergeCommand() *cli.Command {
@@ -20,8 +21,8 @@ func mergeCommand() *cli.Command {
 		Usage:     "make one cache of several, such as those of a CI matrix",
 		ArgsUsage: "DIR…",
 		Description: "Adds what the caches in the DIRs have to the one that --cache names, which is made if it is not there. " +
-			"The first one is right where they disagree. NARs are hard-linked where that is possible.",
-		Flags:  []cli.Flag{cacheFlag(), jsonFlag(), quietFlag()},
+			"The first one is right where they disagree. NARs are hard-linked where that is possible, which takes no room.",
+		Flags:  []cli.Flag{cacheFlag(), minFreeFlag(), jsonFlag(), quietFlag()},
 		Action: merge,
 	}
 }
@@ -38,6 +39,10 @@ func merge(c *cli.Context) error {
 		return usageError("no cache to merge into is named", example)
 	}
 	dir, err := parseCache(c.String("cache"))
+	if err != nil {
+		return err
+	}
+	bounds, err := givenBounds(c, queue.Settings{})
 	if err != nil {
 		return err
 	}
@@ -63,6 +68,7 @@ func merge(c *cli.Context) error {
 		return err
 	}
 	defer cache.Close()
+	cache.Reserve(bounds.MinFree)
 	if err := cache.SweepTemp(sweepAge); err != nil {
 		return orHint(err, hintCache)
 	}

@@ -23,7 +23,7 @@ func pinCommand() *cli.Command {
 		Description: "Makes NAME stand for some store paths. What is not in the cache is copied to it first, if it is in the store. " +
 			"With --keep, what NAME stood for before is kept as well: so one can go back to an earlier deployment.",
 		Flags: append([]cli.Flag{
-			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), quietFlag(),
+			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), minFreeFlag(), quietFlag(),
 			&cli.IntFlag{Name: "keep", Value: 1, Usage: "keep the last `N` things that NAME stood for, this one included"},
 		}, keyFlags()...),
 		Action: pin,

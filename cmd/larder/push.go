@@ -26,7 +26,7 @@ func pushCommand() *cli.Command {
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), minFreeFlag(), jsonFlag(), quietFlag(),
 			stdinFlag(), withDrvsFlag(), granularityFlag(),
 			&cli.BoolFlag{Name: "build-closure", Usage: "copy also what it took to build the paths, as far as it is in the store: derivations, and their outputs"},
-			&cli.BoolFlag{Name: "replace", Usage: "put what the store has in place of entries with other contents (builds that are not reproducible)"},
+			&cli.BoolFlag{Name: "replace", Usage: "put what the store has in place of entries with other contents (builds that are not reproducible), and of what the cache says of the outputs of content-addressed derivations; what depends on those, and is not among the paths, is no longer found by its derivation"},
 		}, append(contentFlags(), keyFlags()...)...),
 		Action: push,
 	}
@@ -148,15 +148,19 @@ func printPushed(c *cli.Context, url string, r cachewriter.Result) error {
 		Paths     int    `json:"paths"`
 		Copied    int    `json:"copied"`
 		Replaced  int    `json:"replaced"` // of those: in place of other contents
+		Realised  int    `json:"realised"` // outputs of content-addressed derivations that are other paths now
 		Signed    int    `json:"signed"`   // that were there
 		Listed    int    `json:"listed"`   // as well
 		NarBytes  int64  `json:"nar_bytes"`
 		FileBytes int64  `json:"file_bytes"`
-	}{url, r.Paths, r.Copied, r.Replaced, r.Signed, r.Listed, r.NarBytes, r.FileBytes}
+	}{url, r.Paths, r.Copied, r.Replaced, r.Realised, r.Signed, r.Listed, r.NarBytes, r.FileBytes}
 	text := fmt.Sprintf("copied %d of %d paths to %s (%s, %s compressed)",
 		r.Copied, r.Paths, url, ibytes(r.NarBytes), ibytes(r.FileBytes))
 	if r.Replaced > 0 {
 		text += fmt.Sprintf(", %d of them in place of other contents", r.Replaced)
+	}
+	if r.Realised > 0 {
+		text += fmt.Sprintf(", and replaced %d realisations", r.Realised)
 	}
 	if r.Signed > 0 {
 		text += fmt.Sprintf(", and signed %d that were there", r.Signed)

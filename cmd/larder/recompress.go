@@ -34,7 +34,7 @@ func recompressCommand() *cli.Command {
 			&cli.StringFlag{Name: "grace", Value: defaultGrace, DefaultText: defaultGrace, Usage: "let old NARs stay for `TIME`: clients over HTTP remember for so long where they are. 0s is for a cache that nobody uses meanwhile"},
 			&cli.BoolFlag{Name: "remember", Usage: "compress what comes into the cache from now on in the same way"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "change nothing, but say how much there is to do"},
-			workersFlag(), jsonFlag(), quietFlag(),
+			workersFlag(), minFreeFlag(), jsonFlag(), quietFlag(),
 		},
 		Action: recompressCache,
 	}
@@ -68,6 +68,9 @@ func recompressCache(c *cli.Context) error {
 	})
 	result, err := r.Run(c.Context)
 	done()
+	if bincache.IsFull(err) {
+		return withHint(err, "make room on the cache's disk (larder gc --max-size SIZE; old NARs go after --grace), or choose another --min-free; what is done stays, run the command again to go on")
+	}
 	if err != nil {
 		return orHint(err, "what is done stays; run the command again to go on")
 	}

@@ -27,7 +27,7 @@ func signCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: dropFlag, Usage: "remove the signatures of the key with the name `NAME`, but for those that are added"},
 			trustedKeyFlag(),
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "only say what would be done"},
-			stdinFlag(), jsonFlag(), quietFlag(),
+			minFreeFlag(), stdinFlag(), jsonFlag(), quietFlag(),
 		}, keyFlags()...),
 		Action: signCache,
 	}

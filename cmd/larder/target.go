@@ -290,7 +290,8 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 	if err := checkWorkers(c); err != nil {
 		return nil, err
 	}
-	if _, err := givenBounds(c, s); err != nil {
+	bounds, err := givenBounds(c, s)
+	if err != nil {
 		return nil, err
 	}
 	v, err := newView(s, func(store *nixstore.Store) (*bincache.Cache, error) {
@@ -312,11 +313,7 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 		v.close()
 		return nil, err
 	}
-	room, err := roomIn(c, s, v.cache)
-	if err != nil {
-		v.close()
-		return nil, err
-	}
+	v.cache.Reserve(bounds.MinFree)
 	caseHack, _ := useCaseHack(os.Getenv) // (ignored) what can't be read, Nix does without as well
 	t := &target{view: v, tell: o.tell, log: o.log, forgot: time.Now()}
 	t.writer = cachewriter.New(cachewriter.Options{
@@ -325,7 +322,6 @@ func openTarget(c *cli.Context, s queue.Settings, o targetOptions) (*target, err
 		Compression: compression,
 		Keys:        keys,
 		Extras:      extrasOf(c, s),
-		Room:        room,
 		Workers:     c.Int("workers"),
 		Background:  o.background,
 		Elsewhere:   v.elsewhere,

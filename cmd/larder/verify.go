@@ -30,10 +30,11 @@ func verifyCommand() *cli.Command {
 		Name:  "verify",
 		Usage: "look whether a cache is whole, and mend it",
 		Description: "Looks at all entries: whether they can be read, their NARs are there and have the right size, what they refer to is there, " +
-			"and, with --trusted-public-key, who has signed them; at records of runs, and at pins. With --contents NARs are read and their hashes compared. It changes nothing, needs no Nix, " +
+			"and, with --trusted-public-key, who has signed them; at records of runs, and at pins; whether listings can be read, and what realisations promise is there. With --contents NARs are read, their hashes " +
+			"and listings compared, and logs that are compressed unpacked. What is of no use, and does no harm, such as the listing of no entry, is a note. It changes nothing, needs no Nix, " +
 			"and with --cache no queue. It ends with 5 if something is wrong.\n\n" +
 			"With --repair what is damaged is written anew from the store, if Nix still has it with the same contents; else the entry is withdrawn, with all that need it, so that clients " +
-			"build instead of failing. All that goes is named, and what nobody can judge stays, such as what may not be read. It ends with 5 only if something is left. " +
+			"build instead of failing. Listings are made anew of their NARs, and realisations that promise what is not there are withdrawn. All that goes is named, and what nobody can judge stays, such as what may not be read. It ends with 5 only if something is left. " +
 			"Whoever is interrupted calls it again.",
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(),
@@ -43,7 +44,7 @@ func verifyCommand() *cli.Command {
 			&cli.BoolFlag{Name: "no-store", Usage: "with --repair: withdraw all that is damaged, where there is no Nix that may have it"},
 			&cli.StringSliceFlag{Name: "base", Usage: "clients also use this `CACHE`, a directory; '' for none (default: those of the queue's rules)"},
 			&cli.BoolFlag{Name: "upstream", Usage: "clients have what is missing from an upstream; --upstream=false that they have not, so that what needs it is withdrawn (default: if the queue's rules leave something to one)"},
-			trustedKeyFlag(), compressionFlag(), workersFlag(), jsonFlag(), quietFlag(),
+			trustedKeyFlag(), compressionFlag(), workersFlag(), minFreeFlag(), jsonFlag(), quietFlag(),
 		}, append(contentFlags(), keyFlags()...)...),
 		Action: verify,
 	}
@@ -267,6 +268,10 @@ func printVerified(c *cli.Context, v *verification, report *cachecheck.Report, r
 		}
 		left = len(problems)
 	}
+	notes := []printedProblem{}
+	for _, p := range report.Notes {
+		notes = append(notes, printed(p))
+	}
 	result := struct {
 		Cache    string           `json:"cache"`
 		Entries  int              `json:"entries"`
@@ -274,14 +279,15 @@ func printVerified(c *cli.Context, v *verification, report *cachecheck.Report, r
 		Bytes    int64            `json:"bytes"`    // of those, in the cache
 		Upstream int              `json:"upstream"` // references that are left to an upstream
 		Problems []printedProblem `json:"problems"`
-	}{bincache.URL(v.cache.Path()), report.Entries, report.Nars, report.Bytes, report.Left, problems}
+		Notes    []printedProblem `json:"notes"` // what does no harm
+	}{bincache.URL(v.cache.Path()), report.Entries, report.Nars, report.Bytes, report.Left, problems, notes}
 	out := bufio.NewWriter(c.App.Writer)
 	if c.Bool("json") {
 		if err := json.NewEncoder(out).Encode(result); err != nil {
 			return err
 		}
 	} else {
-		writeVerified(out, report, problems)
+		writeVerified(out, report, problems, notes)
 	}
 	if err := out.Flush(); err != nil {
 		return err
@@ -292,11 +298,21 @@ func printVerified(c *cli.Context, v *verification, report *cachecheck.Report, r
 	return nil
 }
 
+// maxNotes is how many notes are printed.
+const maxNotes = 10
+
 func printed(p cachecheck.Problem) printedProblem {
 	return printedProblem{Kind: p.Kind, File: p.File, Path: p.Path, Error: p.Err.Error()}
 }
 
-func writeVerified(out *bufio.Writer, report *cachecheck.Report, problems []printedProblem) {
+func writeVerified(out *bufio.Writer, report *cachecheck.Report, problems, notes []printedProblem) {
+	for i, p := range notes {
+		if i == maxNotes {
+			fmt.Fprintf(out, "note: and %d more; --json has all\n", len(notes)-i)
+			break
+		}
+		fmt.Fprintln(out, printable(fmt.Sprintf("note: %s: %s", p.File, p.Error)))
+	}
 	for _, p := range problems {
 		line := p.File
 		if p.Path != "" {

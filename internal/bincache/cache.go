@@ -45,6 +45,7 @@ type Cache struct {
 	info     fs.FileInfo // of nix-cache-info when the cache was opened; of the directory if it has none
 	readOnly bool
 	held     heldDirs
+	room     room
 }
 
 // Options say how a cache is made. Opening one that is there does not need them.

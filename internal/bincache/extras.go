@@ -3,10 +3,12 @@ package bincache
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -59,16 +61,73 @@ func (c *Cache) PublishExtra(ctx context.Context, t *Temp, name string, replace 
 // RemoveListing removes the listing of a store path, if there is one, under the cache's
 // lock. It is for those who have seen that it lists other contents than the entry has.
 func (c *Cache) RemoveListing(ctx context.Context, storePath string) error {
+	_, err := c.RemoveExtra(ctx, ListingName(storePath), func() (bool, error) { return true, nil })
+	return err
+}
+
+// RemoveExtra removes a listing or a log under the cache's lock, if it is there, and still is
+// of no use. It tells whether it did.
+func (c *Cache) RemoveExtra(ctx context.Context, name string, useless func() (bool, error)) (removed bool, err error) {
 	unlock, err := c.lock(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unlock()
-	err = c.root.Remove(ListingName(storePath))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if _, err := c.root.Lstat(name); err != nil {
+		return false, ignoreNotExist(err)
 	}
-	return err
+	if bad, err := useless(); !bad || err != nil {
+		return false, err
+	}
+	if err := c.root.Remove(name); err != nil {
+		return false, ignoreNotExist(err)
+	}
+	return true, c.SyncDir(path.Dir(name))
+}
+
+// Extras returns the files of listings, realisations and logs, whatever they are: also those
+// that can't be read.
+func (c *Cache) Extras() (listings, realisations, logs []string, err error) {
+	names, err := c.readDir(".")
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("list cache: %w", err)
+	}
+	for _, name := range names {
+		if hash, ok := strings.CutSuffix(name, listingEnding); ok && len(hash) == hashLen {
+			listings = append(listings, name)
+		}
+	}
+	for _, dir := range RealisationDirs {
+		err := fs.WalkDir(c.FS(), dir, func(name string, d fs.DirEntry, err error) error {
+			if err == nil && (realisationName.MatchString(name) || buildTraceName.MatchString(name)) {
+				realisations = append(realisations, name)
+			}
+			return ignoreNotExist(err)
+		})
+		if err != nil {
+			return nil, nil, nil, fmt.Errorf("list realisations: %w", err)
+		}
+	}
+	names, err = c.readDir(logsDir)
+	if err = ignoreNotExist(err); err != nil {
+		return nil, nil, nil, fmt.Errorf("list logs: %w", err)
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, ".drv") {
+			logs = append(logs, LogName(name))
+		}
+	}
+	return listings, realisations, logs, nil
+}
+
+// OpenExtra opens a listing or a log. The error wraps [fs.ErrNotExist] if there is none, and
+// [ErrDamaged] if it is not a file of the cache.
+func (c *Cache) OpenExtra(name string) (*os.File, error) {
+	f, _, err := c.openRegular(name)
+	if errors.As(err, new(unfit)) {
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return f, err
 }
 
 // isSame tells whether a file of the cache is a regular one with the contents of another

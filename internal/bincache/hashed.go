@@ -12,9 +12,8 @@ type HashedTemp struct {
 	Size int64
 	Err  error
 
-	// Room, if it is not nil, is where it is written to. Needs is how much that has to be,
-	// at least, if Err says that it is too little: see [IsFull].
-	Room  *Room
+	// Needs is how much room there has to be, at least, if Err says that it is too little:
+	// see [IsFull].
 	Needs int64
 
 	hash    hash.Hash // nil if somebody else hashes the same
@@ -39,13 +38,7 @@ func (h *HashedTemp) Write(b []byte) (int, error) {
 	if h.hash != nil {
 		h.hash.Write(b)
 	}
-	if h.Room != nil {
-		if h.Err = h.Room.take(int64(len(b))); h.Err != nil {
-			h.Needs = h.Size + int64(len(b))
-			return 0, h.Err
-		}
-	}
-	n, err := h.Temp.Write(b)
+	n, err := added{h.Temp}.Write(b)
 	if IsFull(err) {
 		h.Needs = h.Size + int64(len(b))
 	}

@@ -226,6 +226,21 @@ func (r *Realisation) fingerprints() []string {
 	return all
 }
 
+// SignatureState returns the state of a realisation's signatures. One of its forms has to be
+// signed: which one a client asks for depends on its version.
+func (r *Realisation) SignatureState(keys []signature.PublicKey) SignatureState {
+	state := Unsigned
+	for _, fingerprint := range r.fingerprints() {
+		switch s := signatureState(fingerprint, r.Sigs, keys); s {
+		case Valid:
+			return s
+		case Invalid:
+			state = s
+		}
+	}
+	return state
+}
+
 // sign returns the signatures by some keys. The same key always makes the same ones.
 func (r *Realisation) sign(keys []signature.SecretKey) ([]string, error) {
 	return r.signAs(r.fingerprints(), keys)

@@ -25,7 +25,7 @@ func (c *Cache) Realisation(file string) (*Realisation, error) {
 // readRealisation is Realisation that returns the text as well.
 func (c *Cache) readRealisation(file string) (*Realisation, []byte, error) {
 	text, err := c.readFile(file, maxRealisation)
-	if errors.Is(err, fs.ErrPermission) {
+	if errors.Is(err, fs.ErrPermission) || errors.As(err, new(unfit)) {
 		return nil, nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if err != nil {
@@ -65,6 +65,10 @@ type RealisationsAdded struct {
 	// Kept are those that were not added, since the cache has another store path for the
 	// same output, or not what they depend on.
 	Kept []*Realisation
+
+	// Replaced are those that the cache had with other store paths, and Withdrawn those
+	// that depended on them, and are gone.
+	Replaced, Withdrawn []*Realisation
 }
 
 // AddRealisations publishes realisations, durably, those before that others depend on.
@@ -75,17 +79,9 @@ type RealisationsAdded struct {
 // that it was promised something else for. One that can't be read is replaced. To add
 // takes no lock; to sign and to replace does.
 func (c *Cache) AddRealisations(ctx context.Context, list []*Realisation, keys []signature.SecretKey) (RealisationsAdded, error) {
-	a := &adding{cache: c, keys: keys, outPaths: make(map[string]string)}
-	order, err := inOrder(list)
-	if err != nil {
-		return a.result, err
-	}
-	for batch := range slices.Chunk(order, addAtOnce) {
-		if err := a.addBatch(ctx, batch); err != nil {
-			return a.result, err
-		}
-	}
-	return a.result, nil
+	a := newAdding(c, keys)
+	err := a.addAll(ctx, list)
+	return a.result, err
 }
 
 // addAtOnce is how many files are open at a time, and share syncs.
@@ -119,12 +115,37 @@ func inOrder(list []*Realisation) ([]*addition, error) {
 	return order, nil
 }
 
-// An adding is one call of AddRealisations.
+// An adding is one call of AddRealisations, or of ReplaceRealisations.
 type adding struct {
 	cache    *Cache
 	keys     []signature.SecretKey
 	outPaths map[string]string // what the cache has, by file, as far as it was looked for
 	result   RealisationsAdded
+
+	replace   bool                    // what is there with other store paths
+	there     map[string]*Realisation // that depend on others, by file, once that counts
+	swapped   map[string]string       // new store paths of what was replaced, by ID
+	withdrawn map[string]*Realisation // by file, and not published again
+}
+
+func newAdding(c *Cache, keys []signature.SecretKey) *adding {
+	return &adding{
+		cache: c, keys: keys, outPaths: make(map[string]string),
+		swapped: make(map[string]string), withdrawn: make(map[string]*Realisation),
+	}
+}
+
+func (a *adding) addAll(ctx context.Context, list []*Realisation) error {
+	order, err := inOrder(list)
+	if err != nil {
+		return err
+	}
+	for batch := range slices.Chunk(order, addAtOnce) {
+		if err := a.addBatch(ctx, batch); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // An addition is a realisation that is to be added.
@@ -147,16 +168,21 @@ func (a *adding) addBatch(ctx context.Context, batch []*addition) error {
 		return err
 	}
 	changed := make(map[string]bool) // directories
+	var wrote []*addition
 	for _, e := range batch {
-		wrote, err := a.add(ctx, e)
+		did, err := a.add(ctx, e)
 		if err != nil {
 			return err
 		}
-		if wrote {
+		if did {
 			changed[path.Dir(e.file)] = true
+			wrote = append(wrote, e)
 		}
 	}
-	return EachOf(slices.Collect(maps.Keys(changed)), a.cache.SyncDir)
+	if err := EachOf(slices.Collect(maps.Keys(changed)), a.cache.SyncDir); err != nil {
+		return err
+	}
+	return a.lookAgain(ctx, wrote)
 }
 
 // prepare makes durable what has to be published.
@@ -166,13 +192,18 @@ func (a *adding) prepare(e *addition) error {
 		return err
 	}
 	e.sigs = slices.Concat(e.Sigs, ours)
-	_, err = a.cache.Realisation(e.file)
-	if err == nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrDamaged) {
+	have, err := a.cache.Realisation(e.file)
+	if err == nil && !(a.replace && have.OutPath != e.OutPath) || err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrDamaged) {
 		return err
 	}
+	return a.write(e)
+}
+
+// write writes a realisation into an unfinished file, durably.
+func (a *adding) write(e *addition) (err error) {
 	signed := *e.Realisation
 	signed.Sigs = e.sigs
-	if e.temp, err = a.cache.TempText(signed.Format()); err != nil {
+	if e.temp, err = a.cache.TempAdded(signed.Format()); err != nil {
 		return err
 	}
 	return e.temp.Sync()
@@ -181,18 +212,11 @@ func (a *adding) prepare(e *addition) error {
 // add adds a realisation, and tells whether it wrote anything. All that it depends on has
 // been before, if it was to be added too.
 func (a *adding) add(ctx context.Context, e *addition) (wrote bool, err error) {
-	for id, outPath := range e.Dependent {
-		if id == e.ID() {
-			continue
-		}
-		have, err := a.outPath(fileOf(id))
-		if err != nil {
-			return false, err
-		}
-		if have != outPath {
+	if promised, err := a.isPromised(e); !promised || err != nil {
+		if err == nil {
 			a.result.Kept = append(a.result.Kept, e.Realisation)
-			return false, nil
 		}
+		return false, err
 	}
 	if published, err := a.publish(ctx, e); published || err != nil {
 		return published, err
@@ -206,6 +230,20 @@ func (a *adding) add(ctx context.Context, e *addition) (wrote bool, err error) {
 		return false, nil
 	}
 	return a.sign(ctx, e, have)
+}
+
+// isPromised tells whether what a realisation depends on is in the cache, as it says, as far
+// as that was looked for.
+func (a *adding) isPromised(e *addition) (bool, error) {
+	for id, outPath := range e.Dependent {
+		if id == e.ID() {
+			continue
+		}
+		if have, err := a.outPath(fileOf(id)); err != nil || have != outPath {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // outPath returns what the cache has as the store path of a realisation, or "".
@@ -225,10 +263,11 @@ func (a *adding) outPath(file string) (string, error) {
 	return have, nil
 }
 
-// publish publishes a realisation, unless there is one that can be read.
+// publish publishes a realisation, unless there is one that can be read, and is not to be
+// replaced.
 func (a *adding) publish(ctx context.Context, e *addition) (published bool, err error) {
-	if e.temp == nil {
-		return false, nil
+	if err := a.comeAgain(e); e.temp == nil || err != nil {
+		return false, err
 	}
 	if err := a.cache.makeDir(path.Dir(e.file)); err != nil {
 		return false, err
@@ -240,14 +279,20 @@ func (a *adding) publish(ctx context.Context, e *addition) (published bool, err 
 			return false, err
 		}
 		defer unlock()
-		if _, err := a.cache.Realisation(e.file); !errors.Is(err, ErrDamaged) && !errors.Is(err, fs.ErrNotExist) {
-			return false, err // another writer was faster
+		have, haveErr := a.cache.Realisation(e.file)
+		switch {
+		case haveErr == nil && a.replace && have.OutPath != e.OutPath:
+			err = a.swap(e, have)
+		case errors.Is(haveErr, ErrDamaged), errors.Is(haveErr, fs.ErrNotExist):
+			err = e.temp.Replace(e.file)
+		default:
+			return false, haveErr // another writer was faster
 		}
-		err = e.temp.Replace(e.file)
 	}
 	if err != nil {
 		return false, err
 	}
+	delete(a.withdrawn, e.file)
 	a.outPaths[e.file] = e.OutPath
 	a.result.Added++
 	return true, nil

@@ -67,7 +67,7 @@ func (r *rewrite) prepare(c *Cache) error {
 		return err
 	}
 	r.before = before
-	r.temp, err = c.TempText(after)
+	r.temp, err = c.TempAdded(after)
 	return err
 }
 

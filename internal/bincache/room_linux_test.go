@@ -31,13 +31,12 @@ func smallCache(t *testing.T) (c *Cache, fill func(bytes int), empty func()) {
 }
 
 // writeInto writes a file of a cache, in pieces, until it can't be.
-func writeInto(t *testing.T, c *Cache, r *Room, bytes int) (*HashedTemp, error) {
+func writeInto(t *testing.T, c *Cache, bytes int) (*HashedTemp, error) {
 	t.Helper()
 	f, err := c.CreateTemp()
 	must(t, err)
 	t.Cleanup(f.Discard)
 	h := NewHashedTemp(f, "none")
-	h.Room = r
 	for piece := make([]byte, 64<<10); h.Size < int64(bytes) && err == nil; {
 		_, err = h.Write(piece)
 	}
@@ -60,13 +59,13 @@ func free(t *testing.T, c *Cache) int64 {
 func TestReserveStaysFree(t *testing.T) {
 	c, fill, empty := smallCache(t)
 	const reserve = 4 << 20
-	r := c.Room(reserve)
-	must(t, r.Check(0))
-	must(t, r.Check(3<<20))
-	if err := r.Check(5 << 20); !errors.Is(err, ErrNoRoom) || !strings.Contains(err.Error(), "of which 4.0 MiB are to stay free, and it takes at least 5.0 MiB") {
+	c.Reserve(reserve)
+	must(t, c.CheckRoom(0))
+	must(t, c.CheckRoom(3<<20))
+	if err := c.CheckRoom(5 << 20); !errors.Is(err, ErrNoRoom) || !strings.Contains(err.Error(), "of which 4.0 MiB are to stay free, and it takes at least 5.0 MiB") {
 		t.Errorf("room for 5 MiB: %v", err)
 	}
-	h, err := writeInto(t, c, r, 6<<20)
+	h, err := writeInto(t, c, 6<<20)
 	if !errors.Is(err, ErrNoRoom) || !IsFull(err) || errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("write: %v", err)
 	}
@@ -77,36 +76,35 @@ func TestReserveStaysFree(t *testing.T) {
 		t.Errorf("needs %d, has written %d", h.Needs, h.Size)
 	}
 	h.Temp.Discard()
-	if err := r.Check(h.Needs); !errors.Is(err, ErrNoRoom) {
+	if err := c.CheckRoom(h.Needs); !errors.Is(err, ErrNoRoom) {
 		t.Errorf("again without more room: %v", err)
 	}
-	must(t, r.Check(0))
+	must(t, c.CheckRoom(0))
 	// Somebody else fills the disk, and makes room.
 	fill(5 << 20)
-	r.asked = time.Time{} // a moment ago
-	if err := r.Check(0); !errors.Is(err, ErrNoRoom) || !strings.HasSuffix(err.Error(), "2.9 MiB are left on the cache's disk, of which 4.0 MiB are to stay free") && !strings.HasSuffix(err.Error(), "3.0 MiB are left on the cache's disk, of which 4.0 MiB are to stay free") {
+	c.room.asked = time.Time{} // a moment ago
+	if err := c.CheckRoom(0); !errors.Is(err, ErrNoRoom) || !strings.HasSuffix(err.Error(), "2.9 MiB are left on the cache's disk, of which 4.0 MiB are to stay free") && !strings.HasSuffix(err.Error(), "3.0 MiB are left on the cache's disk, of which 4.0 MiB are to stay free") {
 		t.Errorf("on a disk that is fuller: %v", err)
 	}
 	empty()
-	must(t, r.Check(0))
-	_, err = writeInto(t, c, r, 1<<20)
+	must(t, c.CheckRoom(0))
+	_, err = writeInto(t, c, 1<<20)
 	must(t, err)
 }
 
 func TestWithoutAReserveTheFileSystemDecides(t *testing.T) {
 	c, fill, _ := smallCache(t)
-	r := c.Room(0)
 	fill(6 << 20)
-	h, err := writeInto(t, c, r, 4<<20)
+	h, err := writeInto(t, c, 4<<20)
 	if !errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrNoRoom) || !IsFull(err) {
 		t.Errorf("write: %v", err)
 	}
-	must(t, r.Check(0))
+	must(t, c.CheckRoom(0))
 	h.Temp.Discard()
-	if err := r.Check(h.Needs); !errors.Is(err, ErrNoRoom) || !errors.Is(err, syscall.ENOSPC) {
+	if err := c.CheckRoom(h.Needs); !errors.Is(err, ErrNoRoom) || !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("room for what could not be written: %v", err)
 	}
-	must(t, r.Check(h.Needs/2))
+	must(t, c.CheckRoom(h.Needs/2))
 }
 
 func TestFullIsAlsoWhatAQuotaSays(t *testing.T) {
@@ -124,11 +122,12 @@ func TestFullIsAlsoWhatAQuotaSays(t *testing.T) {
 // TestRoomAsksSeldom has many small files come, beside plenty of room.
 func TestRoomAsksSeldom(t *testing.T) {
 	c := newCache(t)
-	r := c.Room(1)
-	must(t, r.take(1))
+	c.Reserve(1)
+	r := &c.room
+	must(t, c.takeRoom(1))
 	asked := r.asked
 	for range 1000 {
-		must(t, r.take(100))
+		must(t, c.takeRoom(100))
 	}
 	// It may be a slow machine.
 	if r.spent != 1+1000*100 && r.asked.Equal(asked) {
@@ -141,7 +140,7 @@ func TestRoomAsksSeldom(t *testing.T) {
 	r.free, r.reserve = 10<<20, 1<<20
 	r.spent = 9 << 20 / 4
 	before := r.asked
-	must(t, r.take(1))
+	must(t, c.takeRoom(1))
 	if r.asked.Equal(before) || r.spent != 1 {
 		t.Error("did not ask although a quarter of the room was used")
 	}

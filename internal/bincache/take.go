@@ -217,7 +217,7 @@ func (c *Cache) linkNar(n *NarInfo, src *os.File) error {
 // fill copies a NAR, and compares it with its hash, if the narinfo says it.
 func (t *Temp) fill(ctx context.Context, n *NarInfo, src *os.File, size int64) error {
 	h := sha256.New()
-	from, to := io.NewSectionReader(src, 0, size), io.MultiWriter(h, t)
+	from, to := io.NewSectionReader(src, 0, size), io.MultiWriter(h, added{t})
 	if cloneFile(src, t.File) == nil {
 		// It shares the blocks, but what is changed in one does not change the other.
 		from, to = io.NewSectionReader(t, 0, size), h
@@ -260,7 +260,7 @@ func (c *Cache) TakeFile(ctx context.Context, from *Cache, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err = io.Copy(t, &source{ctx, io.LimitReader(f, maxTaken)}); err == nil {
+	if _, err = io.Copy(added{t}, &source{ctx, io.LimitReader(f, maxTaken)}); err == nil {
 		err = t.Sync()
 	}
 	if err == nil {

@@ -5,8 +5,14 @@
 // A quick check looks at everything but what is in NARs: that every narinfo can be read,
 // and is the one of its path; that its NAR is there, and has the right size; that what it
 // refers to is there; that it is signed. Contents are read only if that is asked for:
-// then hashes of files and of NARs have to be those of the narinfos. Nothing is changed,
-// and no lock is taken: others may add and remove, so what looks wrong is looked at twice.
+// then hashes of files and of NARs have to be those of the narinfos, and listings those of the
+// NARs. Nothing is changed, and no lock is taken: others may add and remove, so what looks
+// wrong is looked at twice.
+//
+// What an entry can do without is looked at, too. A listing has to be one, and to belong to an
+// entry; one that belongs to none does no harm. A realisation promises store paths: its own,
+// and what others are that it depends on; these have to be as it says. Logs may be of builds
+// that failed, and belong to nothing; one that is compressed has to be whole.
 //
 // # How it is mended
 //
@@ -25,6 +31,9 @@
 // A NAR is removed only if its entry was withdrawn, nothing says that it is right, and it is
 // the very file that was read.
 //
+// What an entry can do without is mended last: listings are made of their NARs, or removed,
+// realisations withdrawn with all that depend on them, and broken logs removed.
+//
 // Killed at any moment, it goes on when it is called again.
 package cachecheck
 
@@ -42,22 +51,26 @@ import (
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/nar"
 )
 
 // A Kind says what is wrong.
 type Kind string
 
 const (
-	NarInfo    Kind = "narinfo"    // it can't be read, or is for another path
-	Nar        Kind = "nar"        // it is not there, or has another size
-	Contents   Kind = "contents"   // the NAR has another hash
-	Reference  Kind = "reference"  // what an entry needs is not there
-	Signature  Kind = "signature"  // nobody of those who are trusted has signed the entry
-	Record     Kind = "record"     // of a run: it can't be read
-	Pin        Kind = "pin"        // it can't be read, or keeps what is not there
-	StoreDir   Kind = "store"      // it is for another store than the cache says
-	Layout     Kind = "layout"     // something is gone without which clients can't use the cache
-	Unreadable Kind = "unreadable" // nobody knows whether it is damaged
+	NarInfo    Kind = "narinfo"     // it can't be read, or is for another path
+	Nar        Kind = "nar"         // it is not there, or has another size
+	Contents   Kind = "contents"    // the NAR has another hash
+	Reference  Kind = "reference"   // what an entry needs is not there
+	Signature  Kind = "signature"   // nobody of those who are trusted has signed the entry
+	Record     Kind = "record"      // of a run: it can't be read
+	Pin        Kind = "pin"         // it can't be read, or keeps what is not there
+	Listing    Kind = "listing"     // it can't be read, or says something else than the NAR
+	Realised   Kind = "realisation" // it can't be read, or promises what is not there
+	Log        Kind = "log"         // it can't be read, or unpacked
+	StoreDir   Kind = "store"       // it is for another store than the cache says
+	Layout     Kind = "layout"      // something is gone without which clients can't use the cache
+	Unreadable Kind = "unreadable"  // nobody knows whether it is damaged
 )
 
 // A Problem is something that is wrong.
@@ -71,6 +84,12 @@ type Problem struct {
 	entry   *bincache.NarInfo // as far as it can be read; else nil
 	missing []string          // store paths that it needs
 	nar     *narRead          // of one whose contents are wrong
+	useless bool              // a realisation that is of no use to anybody, wherever they look
+}
+
+// isExtra tells whether a problem is one of what an entry can do without.
+func (p *Problem) isExtra() bool {
+	return p.Kind == Listing || p.Kind == Realised || p.Kind == Log
 }
 
 // A Checker checks a cache.
@@ -111,12 +130,16 @@ type Report struct {
 	Bytes    int64     // of those, in the cache
 	Left     int       // store paths that are missing, and left to an upstream
 	Problems []Problem // sorted by file
+	Notes    []Problem // the same of what is of no use, and does no harm
 }
 
 // Check checks. An error says that it could not: what it has found by then is nothing to
 // rely on.
 func (c *Checker) Check(ctx context.Context) (*Report, error) {
-	k := &check{Checker: c, graph: bincache.NewGraph(), nars: make(map[string][]string), damaged: make(map[string]bool)}
+	k := &check{
+		Checker: c, graph: bincache.NewGraph(), nars: make(map[string][]string), damaged: make(map[string]bool),
+		listed: make(map[string]nar.ListingSum),
+	}
 	hashes, err := c.Cache.Hashes()
 	if err != nil {
 		return nil, err
@@ -129,6 +152,9 @@ func (c *Checker) Check(ctx context.Context) (*Report, error) {
 	k.tellOthers()
 	k.layout()
 	if err := k.references(ctx); err != nil {
+		return nil, err
+	}
+	if err := k.extras(ctx); err != nil {
 		return nil, err
 	}
 	if c.Contents {
@@ -144,9 +170,11 @@ func (c *Checker) Check(ctx context.Context) (*Report, error) {
 	if c.Cache.Replaced() {
 		return nil, fmt.Errorf("check cache: %s is gone, or another one", c.Cache.Path())
 	}
-	slices.SortFunc(k.report.Problems, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Path, b.Path))
-	})
+	for _, list := range [][]Problem{k.report.Problems, k.report.Notes} {
+		slices.SortFunc(list, func(a, b Problem) int {
+			return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Path, b.Path))
+		})
+	}
 	return &k.report, nil
 }
 
@@ -187,12 +215,14 @@ type check struct {
 	unreadable map[string]*Problem // by file, or by directory
 	hidden     map[string]int      // how many entries need what can't be read there
 	others     []Problem           // entries for other stores
+
+	listed map[string]nar.ListingSum // what listings say, by the hashes of their entries
 }
 
 func (k *check) found(p Problem) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if p.hash != "" {
+	if p.hash != "" && !p.isExtra() {
 		k.damaged[p.hash] = true
 	}
 	k.report.Problems = append(k.report.Problems, p)

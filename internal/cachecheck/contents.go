@@ -15,6 +15,7 @@ import (
 
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/compress"
+	"github.com/nix-larder/larder/internal/nar"
 )
 
 // contents reads NARs.
@@ -40,6 +41,10 @@ type narRead struct {
 	// good says that it is right for somebody: another entry, or its own name.
 	good    bool
 	narHash bincache.Hash // of what is in it; zero if that could not be read to its end
+
+	isListed   bool
+	listed     nar.ListingSum // what a listing of it has to say, if an entry of it has one
+	listingErr error          // why there can be none
 }
 
 // says is what an entry says of its NAR.
@@ -80,6 +85,7 @@ func (k *check) nar(ctx context.Context, url string) error {
 		case errors.Is(err, fs.ErrNotExist):
 		case err == nil:
 			nar.good = true
+			k.compareListing(hash, n, nar)
 		case errors.As(err, new(wrongContents)):
 			p.Err = fmt.Errorf("%s: %w", url, err)
 			wrong = append(wrong, p)
@@ -116,7 +122,7 @@ func (k *check) readNar(ctx context.Context, n *bincache.NarInfo, nar *narRead) 
 	source := io.TeeReader(&counted{ctx: ctx, from: file, check: k}, fileHash)
 	from, err := compress.NewReader(n.Compression, source, n.NarSize)
 	if err == nil {
-		_, err = io.Copy(narHash, from)
+		err = k.copyNar(narHash, from, nar)
 		from.Close()
 	}
 	if err != nil && !errors.Is(err, compress.ErrCorrupt) && !errors.Is(err, compress.ErrUnsupported) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strings"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
@@ -72,7 +73,7 @@ type Mender struct {
 // Mend mends what a check has found, as far as it can be. What it has done by the time of an
 // error it returns as well.
 func (m *Mender) Mend(ctx context.Context, problems []Problem) ([]Repair, error) {
-	w := &mending{Mender: m, ctx: ctx, anew: make(map[string]bool), keep: make(map[string]bool), mended: make(map[bincache.Hash]*bincache.NarInfo)}
+	w := &mending{Mender: m, ctx: ctx, anew: make(map[string]bool), keep: make(map[string]bool), mended: make(map[bincache.Hash]*bincache.NarInfo), gone: make(map[string]bool)}
 	for i := range problems {
 		if err := w.look(&problems[i]); err != nil {
 			return w.repairs, fmt.Errorf("repair %s: %w", problems[i].File, err)
@@ -85,7 +86,7 @@ func (m *Mender) Mend(ctx context.Context, problems []Problem) ([]Repair, error)
 	if err := w.withdrawAll(); err != nil {
 		return w.repairs, fmt.Errorf("withdraw entries: %w", err)
 	}
-	return w.repairs, nil
+	return w.repairs, w.mendExtras()
 }
 
 // A mending is one call of Mend.
@@ -99,6 +100,8 @@ type mending struct {
 	unfit   []*task                             // to be withdrawn
 	keep    map[string]bool                     // URLs of NARs that are damaged, and left
 	unknown string                              // a narinfo that can't be read: nobody knows what it needs
+	extras  []*Problem                          // of what entries can do without
+	gone    map[string]bool                     // realisations that were withdrawn
 }
 
 // A task is a problem that may be mended by copying something.
@@ -131,7 +134,7 @@ func (m *mending) look(p *Problem) error {
 	}
 	switch p.Kind {
 	case Unreadable:
-		if p.entry == nil {
+		if p.entry == nil && !isExtra(p.File) {
 			m.unknown = p.File
 		}
 		m.done(p, Left, errors.New("who repairs has to be able to read it"))
@@ -139,12 +142,24 @@ func (m *mending) look(p *Problem) error {
 		m.done(p, Left, errors.New("it may be good for others"))
 	case Record:
 		return m.removeRecord(p)
+	case Listing, Realised, Log:
+		m.extras = append(m.extras, p)
 	case NarInfo, Nar, Contents, Reference, Signature, Pin:
+		if p.hash == "" && p.Kind == Signature {
+			m.done(p, Left, errors.New("larder sign signs realisations, and removes signatures"))
+			return nil
+		}
 		m.plan(p)
 	default:
 		m.done(p, Left, nil)
 	}
 	return nil
+}
+
+// isExtra tells whether a file is one that entries can do without.
+func isExtra(file string) bool {
+	dir, _, _ := strings.Cut(file, "/")
+	return strings.HasSuffix(file, ".ls") || dir == "log" || dir == "realisations" || dir == "build-trace-v2"
 }
 
 func (m *mending) removeRecord(p *Problem) error {

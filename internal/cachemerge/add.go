@@ -48,7 +48,7 @@ func (m *Merger) add(ctx context.Context, batch []*entry) error {
 	}()
 	for _, p := range entries {
 		var err error
-		if p.temp, err = m.target().TempText(p.text); err != nil {
+		if p.temp, err = m.target().TempAdded(p.text); err != nil {
 			return err
 		}
 	}

@@ -41,9 +41,6 @@ type Target struct {
 	// nor in the cache: whoever reads the cache has that from somewhere else.
 	AllowMissing bool
 
-	// Room is what may be written to the cache's file system. Nil means all that there is.
-	Room *bincache.Room
-
 	// Published, if it is not nil, is told of every entry that was written, and Found of
 	// every path of the stream that the cache had.
 	Published func(n *bincache.NarInfo)
@@ -206,7 +203,6 @@ func (m *Importer) readPath(ctx context.Context) error {
 		return err
 	}
 	a := &arrival{nar: bincache.NewHashedTemp(file, m.Method.Name)}
-	a.nar.Room = m.Room
 	packer := <-m.packers
 	packer.Reset(a.nar)
 	isNew, err := m.readArrival(ctx, a, packer)

@@ -19,17 +19,15 @@ func TestImportLeavesTheReserveFree(t *testing.T) {
 	first := thing{name: "first"}
 	second := thing{name: "second", refs: []string{"first"}, text: string(make([]byte, 3<<20))}
 	s := stream(first, second)
-	with := func(reserve int64) func(*Target) {
-		return func(target *Target) { target.Room = c.Room(reserve) }
-	}
-	r, err := imports(t, c, s, with(2<<20))
+	c.Reserve(2 << 20)
+	r, err := imports(t, c, s)
 	if !errors.Is(err, bincache.ErrNoRoom) || r.Paths != 1 || r.Added != 1 {
 		t.Errorf("import: %+v, %v", r, err)
 	}
 	has(t, c, "first")
 	nothingUnfinished(t, c)
 	must(t, unix.Mount("tmpfs", disk, "tmpfs", unix.MS_REMOUNT, "size=64m"))
-	if r, err := imports(t, c, s, with(2<<20)); err != nil || r.Added != 1 {
+	if r, err := imports(t, c, s); err != nil || r.Added != 1 {
 		t.Errorf("with room: %+v, %v", r, err)
 	}
 	has(t, c, "first", "second")

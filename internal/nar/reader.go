@@ -43,6 +43,10 @@ type Reader struct {
 	// not executable.
 	Flat io.Writer
 
+	// Listing, if it is not nil, is told what the next NAR holds. Its errors are not the
+	// Reader's: who has it closes it.
+	Listing *Listing
+
 	from   io.Reader
 	err    error // what from said in the end
 	to     io.Writer
@@ -51,6 +55,7 @@ type Reader struct {
 	pos    int   // in buf: what is before is read
 	end    int   // of what is in buf
 	base   int64 // where buf begins in what was read
+	begin  int64 // where the NAR begins
 }
 
 // NewReader returns a Reader of r.
@@ -103,7 +108,7 @@ func (r *Reader) String(limit int) (string, error) {
 // The error wraps [ErrFormat] if it is no NAR, and [io.ErrUnexpectedEOF] if it ends too
 // early; what is right was written nevertheless. Errors of w are returned as they are.
 func (r *Reader) Copy(w io.Writer) (size int64, flat bool, err error) {
-	begin := r.Offset()
+	r.begin = r.Offset()
 	r.to, r.passed = w, r.pos
 	defer func() { r.to = nil }()
 	if err = r.expect(magic, "a nar"); err == nil {
@@ -112,7 +117,7 @@ func (r *Reader) Copy(w io.Writer) (size int64, flat bool, err error) {
 	if err2 := r.pass(); err == nil {
 		err = err2
 	}
-	return r.Offset() - begin, flat && r.Flat != nil && err == nil, err
+	return r.Offset() - r.begin, flat && r.Flat != nil && err == nil, err
 }
 
 // node reads a file, symlink or directory, and tells whether it is a file that is not
@@ -158,6 +163,7 @@ func (r *Reader) regular(depth int) (flat bool, err error) {
 	if size > math.MaxInt64 {
 		return false, r.bad("a file has %d bytes", size)
 	}
+	r.Listing.regular(!flat, int64(size), r.Offset()-r.begin)
 	if err := r.contents(int64(size), flat && depth == 0); err != nil {
 		return false, err
 	}
@@ -198,6 +204,7 @@ func (r *Reader) symlink() error {
 	if len(target) == 0 || bytes.IndexByte(target, 0) >= 0 {
 		return r.bad("%.100q can't be the target of a symlink", target)
 	}
+	r.Listing.symlink(target)
 	return r.expect(end, ")")
 }
 
@@ -206,13 +213,15 @@ func (r *Reader) directory(depth int) error {
 		return r.bad("more than %d directories inside each other", maxDepth)
 	}
 	var last []byte
-	for {
+	r.Listing.startDirectory()
+	for count := 0; ; count++ {
 		tag, err := r.bytes(maxTag)
 		if err != nil {
 			return err
 		}
 		switch string(tag) {
 		case ")":
+			r.Listing.endDirectory()
 			return nil
 		case "entry":
 		default:
@@ -232,6 +241,9 @@ func (r *Reader) directory(depth int) error {
 			return r.bad("%q comes behind %q", name, last)
 		}
 		last = append(last[:0], name...)
+		if r.Listing != nil {
+			r.Listing.name(string(name), count)
+		}
 		if err := r.expect(startNode, "node"); err != nil {
 			return err
 		}

@@ -314,3 +314,29 @@ func TestLargeNarIsPackedByAll(t *testing.T) {
 		}
 	}
 }
+
+func TestRecompressingLeavesTheReserveFree(t *testing.T) {
+	c := newCache(t)
+	var was []*bincache.NarInfo
+	for i := range 3 {
+		was = append(was, add(t, c, storePath(i), fast, contents(i)))
+	}
+	before := times(t, filepath.Join(c.Path(), "nar"))
+	c.Reserve(1 << 60)
+	if r, err := New(Options{Cache: c, Method: small, Grace: time.Hour, Workers: 2}).Run(t.Context()); !errors.Is(err, bincache.ErrNoRoom) || r.Recompressed > 0 {
+		t.Errorf("%+v, %v, want that there is no room", r, err)
+	}
+	if diff := cmp.Diff(before, times(t, filepath.Join(c.Path(), "nar"))); diff != "" {
+		t.Errorf("NARs changed (-before +after):\n%s", diff)
+	}
+	if names, err := filepath.Glob(filepath.Join(c.Path(), ".larder", "tmp", "*-*")); len(names) != 0 || err != nil {
+		t.Errorf("unfinished: %q, %v", names, err)
+	}
+	c.Reserve(1)
+	if r := run(t, c, nil); r.Recompressed != 3 {
+		t.Errorf("with room: %+v", r)
+	}
+	for _, n := range was {
+		isWhole(t, c, n)
+	}
+}

@@ -2,9 +2,14 @@
 -- to be built: nothing that they or their derivations need refers to them, but for other
 -- outputs of the same derivation, or to a derivation that they are an output of. What has
 -- a content address and no derivation is a source, and no result.
+--
+-- Of a content-addressed derivation Nix does not know the outputs before they are built. It
+-- builds another one, in which those of its inputs stand as they turned out to be, just as
+-- sources do: that one is the deriver, and refers to what it needs, but not to whose output
+-- that is. So one output that is needed stands for all of the same derivation.
 with recursive
-     mine(id, path) as (
-         select v.id, v.path
+     mine(id, path, deriver) as (
+         select v.id, v.path, v.deriver
            from json_each(:paths) p
            join ValidPaths v on v.path = p.value
           where coalesce(v.ca, '') = ''
@@ -15,6 +20,10 @@ with recursive
          select o.drv, m.id
            from mine m
            join DerivationOutputs o on o.path = m.path
+         union
+         select d.id, m.id
+           from mine m
+           join ValidPaths d on d.path = m.deriver
      ),
      need(id) as (
          select id from mine
@@ -47,5 +56,21 @@ select m.path
                    where a.id = m.id
                      and b.id = r.referrer
                 )
+            and not exists ( -- it may not be here, if they were downloaded
+                  select 1
+                    from ValidPaths b
+                   where b.id = r.referrer
+                     and b.deriver = m.deriver
+                )
+       )
+   and not exists (
+         select 1
+           from makes a
+           join makes b on b.drv = a.drv
+           join Refs r on r.reference = b.id
+           join need n on n.id = r.referrer
+           join ValidPaths d on d.id = r.referrer
+          where a.id = m.id
+            and d.path like '%.drv'
        )
  order by m.path;
