@@ -157,8 +157,11 @@ func (r *cacheReport) text() string {
 	if len(r.Pins) > 0 {
 		line("pinned", "%s by %d pins, %s", paths(r.PinnedEntries), len(r.Pins), ibytes(r.PinnedBytes))
 	}
-	if r.NewestUse != nil {
+	switch {
+	case r.NewestUse != nil && r.OldestUse != nil:
 		line("used", "last %s; what was not used for the longest time: %s", localTime(*r.NewestUse), localTime(*r.OldestUse))
+	case r.NewestUse != nil: // nothing is left of what was used
+		line("used", "last %s", localTime(*r.NewestUse))
 	}
 	if r.Undated > 0 && r.NewestUse != nil {
 		line("undated", "%d entries of which no record tells, and which count as used last", r.Undated)
