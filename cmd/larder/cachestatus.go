@@ -82,6 +82,9 @@ func cacheStatus(c *cli.Context) error {
 	}
 	defer cache.Close()
 	survey, err := cachegc.Look(c.Context, cache)
+	if err == nil && policy != (cachegc.Policy{}) {
+		err = survey.Blind()
+	}
 	if err != nil {
 		return hintGC(err)
 	}

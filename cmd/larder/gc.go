@@ -96,6 +96,9 @@ func gc(c *cli.Context) error {
 		}
 		defer cache.Close()
 		survey, err := cachegc.Look(c.Context, cache)
+		if err == nil {
+			err = survey.Blind()
+		}
 		if err != nil {
 			return hintGC(err)
 		}

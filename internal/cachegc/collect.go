@@ -57,6 +57,9 @@ func Collect(ctx context.Context, c *bincache.Cache, o Options) (*Result, error)
 	if err := g.look(); err != nil {
 		return nil, err
 	}
+	if err := g.survey.Blind(); err != nil {
+		return nil, err
+	}
 	r := &Result{Plan: g.survey.Plan(o.Policy)}
 	if err := g.keepDates(r.Plan); err != nil {
 		return nil, fmt.Errorf("keep dates of use: %w", err)
