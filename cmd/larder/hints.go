@@ -67,5 +67,8 @@ func hintFor(err error) string {
 			return known.hint
 		}
 	}
+	if errors.As(err, new(*bincache.NoteError)) || errors.As(err, new(*bincache.RecordError)) || errors.As(err, new(*bincache.PinError)) {
+		return hintVerify
+	}
 	return ""
 }

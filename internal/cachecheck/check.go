@@ -55,6 +55,7 @@ const (
 	Signature  Kind = "signature"  // nobody of those who are trusted has signed the entry
 	Record     Kind = "record"     // of a run: it can't be read
 	Pin        Kind = "pin"        // it can't be read, or keeps what is not there
+	Note       Kind = "note"       // what the cache remembers of itself: it can't be read
 	StoreDir   Kind = "store"      // it is for another store than the cache says
 	Layout     Kind = "layout"     // something is gone without which clients can't use the cache
 	Unreadable Kind = "unreadable" // nobody knows whether it is damaged
@@ -137,6 +138,7 @@ func (c *Checker) Check(ctx context.Context) (*Report, error) {
 		}
 	}
 	k.records()
+	k.notes()
 	if err := k.pins(ctx); err != nil {
 		return nil, err
 	}

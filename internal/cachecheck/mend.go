@@ -131,7 +131,7 @@ func (m *mending) look(p *Problem) error {
 	}
 	switch p.Kind {
 	case Unreadable:
-		if p.entry == nil {
+		if p.entry == nil && p.hash != "" {
 			m.unknown = p.File
 		}
 		m.done(p, Left, errors.New("who repairs has to be able to read it"))
@@ -139,6 +139,8 @@ func (m *mending) look(p *Problem) error {
 		m.done(p, Left, errors.New("it may be good for others"))
 	case Record:
 		return m.removeRecord(p)
+	case Note:
+		return m.removeNote(p)
 	case NarInfo, Nar, Contents, Reference, Signature, Pin:
 		m.plan(p)
 	default:
@@ -157,6 +159,20 @@ func (m *mending) removeRecord(p *Problem) error {
 		return err
 	}
 	m.done(p, Removed, nil)
+	return nil
+}
+
+func (m *mending) removeNote(p *Problem) error {
+	switch forgotten, err := m.Cache.ForgetNote(m.ctx, p.File); {
+	case m.ctx.Err() != nil:
+		return m.ctx.Err()
+	case err != nil:
+		m.done(p, Left, err)
+	case forgotten:
+		m.done(p, Removed, nil)
+	default:
+		m.done(p, Left, errors.New("it is settings, or a newer larder can read it"))
+	}
 	return nil
 }
 

@@ -26,6 +26,17 @@ func (k *check) records() {
 	}
 }
 
+// notes looks at what else the cache remembers.
+func (k *check) notes() {
+	for _, bad := range k.Cache.Notes() {
+		kind := Note
+		if errors.As(bad.Err, new(syscall.Errno)) {
+			kind = Unreadable
+		}
+		k.found(Problem{Kind: kind, File: bad.File, Err: bad.Err})
+	}
+}
+
 // pins looks at pins, and whether what they keep is there.
 func (k *check) pins(ctx context.Context) error {
 	var all []string
