@@ -117,6 +117,9 @@ func gc(c *cli.Context) error {
 }
 
 func hintGC(err error) error {
+	if bincache.IsFull(err) {
+		err = withHint(err, "there is no room to note what goes: remove a file of the cache's log directory, or something else on its disk, and run the command again")
+	}
 	return orHint(err, hintVerify)
 }
 

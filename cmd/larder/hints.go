@@ -57,9 +57,9 @@ func hintFor(err error) string {
 		{cachewriter.ErrNotInStore, "build or download it first: nix-store --realise PATH"},
 		{cachewriter.ErrStoreCorrupt, "let Nix repair it: nix-store --repair-path PATH"},
 		{cachewriter.ErrLeftOut, "larder explain PATH says which rule it is; larder init sets others"},
-		{bincache.ErrNoRoom, "make room on the cache's disk (larder gc --max-size SIZE), or choose another --min-free; then run the command again"},
-		{syscall.EDQUOT, "the quota there is used up (quota): make room (in a cache: larder gc --max-size SIZE), then run the command again"},
-		{syscall.ENOSPC, "look for free space there (df -h, df -i), make some (in a cache: larder gc --max-size SIZE), then run the command again"},
+		{bincache.ErrNoRoom, "make room on the cache's disk (larder gc --max-size SIZE, with --grace 0s at once), or choose another --min-free; then run the command again"},
+		{syscall.EDQUOT, "the quota there is used up (quota): make room (in a cache: larder gc --max-size SIZE, with --grace 0s at once), then run the command again"},
+		{syscall.ENOSPC, "look for free space there (df -h, df -i), make some (in a cache: larder gc --max-size SIZE, with --grace 0s at once), then run the command again"},
 		{cachewriter.ErrUnavailable, "look for free space and permissions in the cache directory, then run the command again"},
 		{fs.ErrPermission, "run it as the owner (sudo?), or choose others with --cache DIR and --queue FILE"},
 	} {

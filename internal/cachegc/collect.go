@@ -61,21 +61,67 @@ func Collect(ctx context.Context, c *bincache.Cache, o Options) (*Result, error)
 		return nil, err
 	}
 	r := &Result{Plan: g.survey.Plan(o.Policy)}
+	if err = g.carryOut(r); bincache.IsFull(err) {
+		if err = g.makeRoom(r); err == nil {
+			err = g.carryOut(r)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// carryOut does what is planned. It may be called again after an error.
+func (g *collection) carryOut(r *Result) error {
 	if err := g.keepDates(r.Plan); err != nil {
-		return nil, fmt.Errorf("keep dates of use: %w", err)
+		return fmt.Errorf("keep dates of use: %w", err)
 	}
 	if err := g.evict(r.Plan); err != nil {
-		return nil, fmt.Errorf("remove entries: %w", err)
+		return fmt.Errorf("remove entries: %w", err)
 	}
 	r.Reinstated = g.reinstated
 	if err := g.retireLoose(); err != nil {
-		return nil, fmt.Errorf("retire what nobody needs: %w", err)
+		return fmt.Errorf("retire what nobody needs: %w", err)
 	}
 	if err := g.fold(r.Plan); err != nil {
-		return nil, fmt.Errorf("fold records of runs: %w", err)
+		return fmt.Errorf("fold records of runs: %w", err)
 	}
-	r.Swept, err = g.sweep()
-	return r, err
+	swept, err := g.sweep()
+	r.add(swept)
+	return err
+}
+
+// add adds what was swept once more.
+func (r *Result) add(swept bincache.Swept) {
+	swept.Removed += r.Removed
+	swept.RemovedBytes += r.RemovedBytes
+	r.Swept = swept
+}
+
+// makeRoom makes some room on a full disk: it takes a little to note what is removed, and
+// whoever collects may do so because there is none. What takes the least is done first, and
+// nobody misses the logs and listings of what is to go.
+func (g *collection) makeRoom(r *Result) error {
+	var paths []string
+	for _, e := range r.Evict {
+		paths = append(paths, e.Path)
+	}
+	names, err := g.unneeded(paths)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := g.cache.RemoveExtra(name); err != nil {
+			return fmt.Errorf("make room: %w", err)
+		}
+	}
+	swept, err := g.sweep()
+	r.add(swept)
+	if err != nil {
+		return fmt.Errorf("make room: %w", err)
+	}
+	return nil
 }
 
 // Heal makes the cache whole if a collection was interrupted in the moment when that matters:
