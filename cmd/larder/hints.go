@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"syscall"
 
 	"github.com/nix-larder/larder/cachewriter"
@@ -25,6 +27,9 @@ func withHint(err error, hint string) error { return &hinted{err, hint} }
 func orHint(err error, hint string) error {
 	if err == nil || hintFor(err) != "" {
 		return err
+	}
+	if errors.Is(err, context.Canceled) && slices.Contains([]string{hintCache, hintQueue, hintVerify}, hint) {
+		return err // nothing is wrong with these
 	}
 	return withHint(err, hint)
 }

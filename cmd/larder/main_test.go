@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"io"
 	"strings"
+	"syscall"
 	"testing"
 	"unicode/utf8"
 )
@@ -128,6 +131,25 @@ func TestHelpFitsATerminal(t *testing.T) {
 			if utf8.RuneCountInString(line) > helpWidth+1 {
 				t.Errorf("%s --help has the line %q", command, line)
 			}
+		}
+	}
+}
+
+func TestInterruptedCommandSaysNoMore(t *testing.T) {
+	c, _ := listedCache(t)
+	ctx, interrupt := context.WithCancelCause(t.Context())
+	interrupt(interruption{syscall.SIGINT})
+	stdin, writer := io.Pipe() // in which nothing comes
+	defer writer.Close()
+	for _, args := range [][]string{
+		{"gc"}, {"gc", "--dry-run"}, {"status"}, {"verify"}, {"verify", "--repair", "--no-store"}, {"list", "--json"}, {"list", "--key"},
+		{"recompress"}, {"sign", "--drop-key", "key-1"}, {"import"}, {"export", app},
+	} {
+		args = append([]string{"larder", args[0], "--cache", c.Path()}, args[1:]...)
+		var stdout, stderr bytes.Buffer
+		code := run(ctx, args, stdin, &stdout, &stderr)
+		if code != 130 || stdout.Len() > 0 || !strings.HasPrefix(stderr.String(), "larder: error: interrupted\n") || strings.Contains(stderr.String(), "verify tells") {
+			t.Errorf("%q exits with %d: %s%s", args, code, &stdout, &stderr)
 		}
 	}
 }
