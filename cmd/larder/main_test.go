@@ -35,6 +35,7 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 		"push --cache DIR --use-granularity soon /nix/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-lib",
 		"import --cache DIR --use-granularity soon",
 		"daemon --use-granularity soon",
+		"daemon --gc-interval=-1h",
 		"drain --use-granularity soon",
 		"init --cache DIR --mode 777",
 		"init --cache DIR --mode rw",
@@ -151,5 +152,12 @@ func TestInterruptedCommandSaysNoMore(t *testing.T) {
 		if code != 130 || stdout.Len() > 0 || !strings.HasPrefix(stderr.String(), "larder: error: interrupted\n") || strings.Contains(stderr.String(), "verify tells") {
 			t.Errorf("%q exits with %d: %s%s", args, code, &stdout, &stderr)
 		}
+	}
+}
+
+func TestIntervalsMayBeInDays(t *testing.T) {
+	t.Setenv("LARDER_QUEUE", t.TempDir()+"/missing/queue.db")
+	if _, stderr, code := larder(t, "daemon", "--gc-interval", "7d"); code != 1 || !strings.Contains(stderr, "queue.db") {
+		t.Errorf("daemon exits with %d: %s", code, stderr)
 	}
 }
