@@ -82,6 +82,9 @@ func cacheStatus(c *cli.Context) error {
 	}
 	defer cache.Close()
 	survey, err := cachegc.Look(c.Context, cache)
+	if err == nil && policy != (cachegc.Policy{}) {
+		err = survey.Blind()
+	}
 	if err != nil {
 		return hintGC(err)
 	}
@@ -157,8 +160,11 @@ func (r *cacheReport) text() string {
 	if len(r.Pins) > 0 {
 		line("pinned", "%s by %d pins, %s", paths(r.PinnedEntries), len(r.Pins), ibytes(r.PinnedBytes))
 	}
-	if r.NewestUse != nil {
+	switch {
+	case r.NewestUse != nil && r.OldestUse != nil:
 		line("used", "last %s; what was not used for the longest time: %s", localTime(*r.NewestUse), localTime(*r.OldestUse))
+	case r.NewestUse != nil: // nothing is left of what was used
+		line("used", "last %s", localTime(*r.NewestUse))
 	}
 	if r.Undated > 0 && r.NewestUse != nil {
 		line("undated", "%d entries of which no record tells, and which count as used last", r.Undated)

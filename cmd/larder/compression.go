@@ -74,7 +74,11 @@ func makeNamed(c *cli.Context, given compress.Method) *bincache.Options {
 func chooseCompression(given compress.Method, cache *bincache.Cache, log *slog.Logger) (compress.Method, error) {
 	s, err := cache.Settings()
 	if err != nil {
-		return given, withHint(err, "a newer larder may have written it: install that one")
+		hint := "it is text: write it anew, or remove it"
+		if damage := (*bincache.FileError)(nil); errors.As(err, &damage) && damage.Newer() {
+			hint = "a newer larder has written it: install that one"
+		}
+		return given, withHint(err, hint)
 	}
 	m, err := compress.Parse(s.Compression)
 	switch {

@@ -34,7 +34,7 @@ func daemonCommand() *cli.Command {
 			&cli.DurationFlag{Name: "poll", Value: 10 * time.Second, Usage: "look at the queue and the store every `TIME`, also without being woken"},
 			&cli.BoolFlag{Name: "json", Usage: "log in JSON"},
 			failedLogsFlag(), granularityFlag(),
-			&cli.DurationFlag{Name: "gc-interval", Value: 24 * time.Hour, DefaultText: "24h", EnvVars: []string{"LARDER_GC_INTERVAL"}, Usage: "remove what the limits below do not keep every `TIME`, if there are any"},
+			&cli.StringFlag{Name: "gc-interval", Value: "24h", EnvVars: []string{"LARDER_GC_INTERVAL"}, Usage: "remove what the limits below do not keep every `TIME`, such as 7d, if there are any"},
 		}, gcFlags("1h"), contentFlags(), keyFlags(), modeFlags()),
 		Action: daemon,
 	}
@@ -48,6 +48,9 @@ func daemon(c *cli.Context) error {
 		return err
 	}
 	if _, _, err := gcOptions(c); err != nil {
+		return err
+	}
+	if _, err := parseAge(c, "gc-interval"); err != nil {
 		return err
 	}
 	if _, err := useGranularity(c); err != nil {
@@ -187,8 +190,11 @@ func (d *daemonRun) runWith(ctx context.Context, t *target) error {
 // the start is over.
 func (d *daemonRun) collectAll(ctx context.Context, cache *bincache.Cache) error {
 	o, limited, err := gcOptions(d.cli)
-	interval := d.cli.Duration("gc-interval")
-	if err != nil || !limited || interval <= 0 {
+	if err != nil || !limited {
+		return err
+	}
+	interval, err := parseAge(d.cli, "gc-interval")
+	if err != nil || interval == 0 {
 		return err
 	}
 	if d.collect.IsZero() {

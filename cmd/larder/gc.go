@@ -93,6 +93,9 @@ func gc(c *cli.Context) error {
 	defer cache.Close()
 	if dryRun {
 		survey, err := cachegc.Look(c.Context, cache)
+		if err == nil {
+			err = survey.Blind()
+		}
 		if err != nil {
 			return hintGC(err)
 		}
@@ -106,6 +109,9 @@ func gc(c *cli.Context) error {
 }
 
 func hintGC(err error) error {
+	if bincache.IsFull(err) {
+		err = withHint(err, "there is no room to note what goes: remove a file of the cache's log directory, or something else on its disk, and run the command again")
+	}
 	return orHint(err, hintVerify)
 }
 

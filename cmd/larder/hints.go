@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"syscall"
 
 	"github.com/nix-larder/larder/cachewriter"
@@ -25,6 +27,9 @@ func withHint(err error, hint string) error { return &hinted{err, hint} }
 func orHint(err error, hint string) error {
 	if err == nil || hintFor(err) != "" {
 		return err
+	}
+	if errors.Is(err, context.Canceled) && slices.Contains([]string{hintCache, hintQueue, hintVerify}, hint) {
+		return err // nothing is wrong with these
 	}
 	return withHint(err, hint)
 }
@@ -57,15 +62,18 @@ func hintFor(err error) string {
 		{cachewriter.ErrNotInStore, "build or download it first: nix-store --realise PATH"},
 		{cachewriter.ErrStoreCorrupt, "let Nix repair it: nix-store --repair-path PATH"},
 		{cachewriter.ErrLeftOut, "larder explain PATH says which rule it is; larder init sets others"},
-		{bincache.ErrNoRoom, "make room on the cache's disk (larder gc --max-size SIZE), or choose another --min-free; then run the command again"},
-		{syscall.EDQUOT, "the quota there is used up (quota): make room (in a cache: larder gc --max-size SIZE), then run the command again"},
-		{syscall.ENOSPC, "look for free space there (df -h, df -i), make some (in a cache: larder gc --max-size SIZE), then run the command again"},
+		{bincache.ErrNoRoom, "make room on the cache's disk (larder gc --max-size SIZE, with --grace 0s at once), or choose another --min-free; then run the command again"},
+		{syscall.EDQUOT, "the quota there is used up (quota): make room (in a cache: larder gc --max-size SIZE, with --grace 0s at once), then run the command again"},
+		{syscall.ENOSPC, "look for free space there (df -h, df -i), make some (in a cache: larder gc --max-size SIZE, with --grace 0s at once), then run the command again"},
 		{cachewriter.ErrUnavailable, "look for free space and permissions in the cache directory, then run the command again"},
 		{fs.ErrPermission, "run it as the owner (sudo?), or choose others with --cache DIR and --queue FILE"},
 	} {
 		if errors.Is(err, known.is) {
 			return known.hint
 		}
+	}
+	if errors.As(err, new(*bincache.FileError)) {
+		return hintVerify
 	}
 	return ""
 }

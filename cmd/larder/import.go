@@ -86,8 +86,8 @@ func importPaths(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := cache.SweepTemp(sweepAge); err != nil {
-		return orHint(err, hintCache)
+	if err := lookAfter(c.Context, cache); err != nil {
+		return err
 	}
 	cache.Reserve(bounds.MinFree)
 	var run bincache.Run
@@ -117,7 +117,7 @@ func importPaths(c *cli.Context) error {
 // nothing comes. It reads ahead.
 func untilDone(ctx context.Context, r io.Reader) io.Reader {
 	out, in := io.Pipe()
-	context.AfterFunc(ctx, func() { out.CloseWithError(ctx.Err()) })
+	context.AfterFunc(ctx, func() { in.CloseWithError(ctx.Err()) })
 	go func() {
 		// Not as what it is, or io.Copy would choose a small buffer.
 		_, err := io.CopyBuffer(in, struct{ io.Reader }{r}, make([]byte, 256<<10))
@@ -174,8 +174,9 @@ func checkStream(in *nar.Reader) error {
 func importError(err error, r closurefile.Imported) error {
 	hint := "what is imported stays; run the command again to go on"
 	switch {
+	case errors.Is(err, context.Canceled): // and the stream is not to blame
 	case bincache.IsFull(err):
-		hint = "make room (larder gc --max-size SIZE); what is imported stays; run the command again to go on"
+		hint = "make room (larder gc --max-size SIZE, with --grace 0s at once); what is imported stays; run the command again to go on"
 	case errors.Is(err, closurefile.ErrMissing):
 		hint = "export all of the closure: nix-store --export $(nix-store -qR PATH); or see --" + missingFlag
 	case errors.Is(err, closurefile.ErrStream):

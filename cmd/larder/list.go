@@ -89,8 +89,8 @@ func listCache(c *cli.Context) error {
 	default:
 		err = l.paths(c.Context)
 	}
-	if err == nil {
-		err = l.out.Flush()
+	if flushErr := l.out.Flush(); err == nil { // also after an error, for whole lines
+		err = flushErr
 	}
 	if err == nil && l.damaged > 0 {
 		err = withHint(fmt.Errorf("list cache: %d files could not be used", l.damaged), hintVerify)
@@ -186,6 +186,10 @@ func (l *lister) entries(ctx context.Context) iter.Seq2[*listed, error] {
 		for n := range l.usable(ctx) {
 			all = append(all, n)
 			graph.Add(path.Base(n.StorePath), n.References)
+		}
+		if err := ctx.Err(); err != nil {
+			yield(nil, err) // also if there was none yet
+			return
 		}
 		used, damaged := l.cache.Used()
 		for _, err := range damaged {

@@ -37,9 +37,35 @@ func main() {
 		hookmain.Main()
 	}
 	// A second signal must not wait for what the first one began.
-	ctx, stop := signal.NotifyContext(context.Background(), runner.NotIgnored(syscall.SIGINT, syscall.SIGTERM)...)
-	context.AfterFunc(ctx, stop)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, runner.NotIgnored(syscall.SIGINT, syscall.SIGTERM)...)
+	ctx, interrupt := context.WithCancelCause(context.Background())
+	go func() {
+		s := <-signals
+		signal.Stop(signals)
+		interrupt(interruption{s})
+	}()
 	os.Exit(run(ctx, os.Args, os.Stdin, os.Stdout, os.Stderr))
+}
+
+// An interruption is why a context ends of which a signal is the cause.
+type interruption struct{ os.Signal }
+
+func (i interruption) Error() string { return "interrupted" }
+
+// interrupted returns the error of a command as somebody's who wanted it to end, if that was
+// so. The exit code is that of a shell.
+func interrupted(ctx context.Context, err error) error {
+	var by interruption
+	if !errors.As(context.Cause(ctx), &by) || !errors.Is(err, context.Canceled) || errors.As(err, new(*exitCoder)) {
+		return err
+	}
+	number, _ := by.Signal.(syscall.Signal)
+	said := error(by)
+	if hint := hintFor(err); hint != "" {
+		said = withHint(said, hint)
+	}
+	return &exitCoder{128 + int(number), said}
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -94,7 +120,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		c.HideHelpCommand = true
 	}
 	err := app.RunContext(ctx, args)
-	return report(stderr, err)
+	return report(stderr, interrupted(ctx, err))
 }
 
 // noCommand is called when the first word is no command.

@@ -2,7 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"io"
 	"strings"
+	"syscall"
 	"testing"
 	"unicode/utf8"
 )
@@ -32,6 +35,7 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 		"push --cache DIR --use-granularity soon /nix/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-lib",
 		"import --cache DIR --use-granularity soon",
 		"daemon --use-granularity soon",
+		"daemon --gc-interval=-1h",
 		"drain --use-granularity soon",
 		"init --cache DIR --mode 777",
 		"init --cache DIR --mode rw",
@@ -129,5 +133,31 @@ func TestHelpFitsATerminal(t *testing.T) {
 				t.Errorf("%s --help has the line %q", command, line)
 			}
 		}
+	}
+}
+
+func TestInterruptedCommandSaysNoMore(t *testing.T) {
+	c, _ := listedCache(t)
+	ctx, interrupt := context.WithCancelCause(t.Context())
+	interrupt(interruption{syscall.SIGINT})
+	stdin, writer := io.Pipe() // in which nothing comes
+	defer writer.Close()
+	for _, args := range [][]string{
+		{"gc"}, {"gc", "--dry-run"}, {"status"}, {"verify"}, {"verify", "--repair", "--no-store"}, {"list", "--json"}, {"list", "--key"},
+		{"recompress"}, {"sign", "--drop-key", "key-1"}, {"import"}, {"export", app},
+	} {
+		args = append([]string{"larder", args[0], "--cache", c.Path()}, args[1:]...)
+		var stdout, stderr bytes.Buffer
+		code := run(ctx, args, stdin, &stdout, &stderr)
+		if code != 130 || stdout.Len() > 0 || !strings.HasPrefix(stderr.String(), "larder: error: interrupted\n") || strings.Contains(stderr.String(), "verify tells") {
+			t.Errorf("%q exits with %d: %s%s", args, code, &stdout, &stderr)
+		}
+	}
+}
+
+func TestIntervalsMayBeInDays(t *testing.T) {
+	t.Setenv("LARDER_QUEUE", t.TempDir()+"/missing/queue.db")
+	if _, stderr, code := larder(t, "daemon", "--gc-interval", "7d"); code != 1 || !strings.Contains(stderr, "queue.db") {
+		t.Errorf("daemon exits with %d: %s", code, stderr)
 	}
 }

@@ -69,8 +69,8 @@ func merge(c *cli.Context) error {
 	}
 	defer cache.Close()
 	cache.Reserve(bounds.MinFree)
-	if err := cache.SweepTemp(sweepAge); err != nil {
-		return orHint(err, hintCache)
+	if err := lookAfter(c.Context, cache); err != nil {
+		return err
 	}
 
 	m := cachemerge.New(cachemerge.Options{Target: cache, Sources: sources, Log: stderrLog(c)})

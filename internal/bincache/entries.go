@@ -14,7 +14,8 @@ import (
 
 // Entries yields all entries, in no particular order: one for each that clients can
 // use, and an error that names the file for each that they can't, most of which wrap
-// [ErrDamaged]. What comes or goes meanwhile may be among them or not.
+// [ErrDamaged]. If there is an entry with the error, only its NAR is not as it says. What
+// comes or goes meanwhile may be among them or not.
 func (c *Cache) Entries(ctx context.Context) iter.Seq2[*NarInfo, error] {
 	return func(yield func(*NarInfo, error) bool) {
 		names, err := c.readDir(".")
@@ -55,13 +56,10 @@ func isNarInfo(name string) bool { return strings.HasSuffix(name, narInfoEnding)
 // readEntry returns the entry whose narinfo has this name, and how large that is.
 func (c *Cache) readEntry(name string) (n *NarInfo, size int, err error) {
 	n, text, err := c.Read(strings.TrimSuffix(name, narInfoEnding))
-	switch {
-	case err == nil:
-		return n, len(text), nil
-	case errors.Is(err, fs.ErrNotExist):
-		return nil, 0, err // removed meanwhile
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // or it was removed meanwhile
+		err = fmt.Errorf("read %s: %w", name, err)
 	}
-	return nil, 0, fmt.Errorf("read %s: %w", name, err)
+	return n, len(text), err
 }
 
 // readDir returns the names in a directory of the cache, in no particular order.

@@ -29,7 +29,7 @@ func (c *Cache) lines(f lineFile) (body []string, err error) {
 		rest, err = checkHeader(string(text), f.header, f.version)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", f.name, err)
+		return nil, &FileError{f.name, err}
 	}
 	for line := range strings.Lines(rest) {
 		if line, whole := strings.CutSuffix(line, "\n"); whole {

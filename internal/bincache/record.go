@@ -70,7 +70,7 @@ func (c *Cache) TakeNewerRun(from *Cache, name string) (taken bool, err error) {
 		return false, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	ours, err := c.readRun(path.Base(name))
-	if errors.Is(err, errNewerRun) || err == nil && !ours.Ended.Before(theirs.Ended) {
+	if errors.Is(err, errNewer) || err == nil && !ours.Ended.Before(theirs.Ended) {
 		return false, nil
 	}
 	// Or ours is damaged.

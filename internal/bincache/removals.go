@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -42,10 +43,27 @@ func (c *Cache) TellRemoval(removing bool) error {
 			t.Discard()
 		}
 	}
+	if IsFull(err) {
+		err = c.overwriteRemovals(text)
+	}
 	if err != nil {
 		return fmt.Errorf("tell that entries are removed: %w", err)
 	}
 	return nil
+}
+
+// overwriteRemovals puts a word where there is one already, which takes no space: on a full
+// disk nobody could make room otherwise. Who reads it in between sees yet another word.
+func (c *Cache) overwriteRemovals(text string) error {
+	f, err := c.root.OpenFile(removalFile, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt([]byte(text), 0)
+	if err == nil {
+		err = f.Truncate(int64(len(text)))
+	}
+	return errors.Join(err, f.Close())
 }
 
 // Lock takes the cache's one lock, for what changes entries or removes them. It waits

@@ -212,6 +212,15 @@ func (s *Swept) dealWith(c *Cache, name string, n *needs) error {
 	return s.remove(c, trash)
 }
 
+// DropExtra removes a listing or a log, without which a cache is whole, at once. The
+// cache's lock is held.
+func (c *Cache) DropExtra(name string) error {
+	if path.Dir(name) != logsDir && path.Ext(name) != listingEnding || !isRetirable(name) {
+		return nil
+	}
+	return new(Swept).remove(c, name)
+}
+
 func (s *Swept) remove(c *Cache, name string) error {
 	info, err := c.root.Lstat(name)
 	if err == nil && info.Mode().IsRegular() {

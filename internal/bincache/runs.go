@@ -166,15 +166,6 @@ func (r *Run) Paths() iter.Seq[string] {
 	}
 }
 
-// A FileError says that a file of ours can't be read.
-type FileError struct {
-	File string // below the cache
-	Err  error
-}
-
-func (e *FileError) Error() string { return fmt.Sprintf("read %s: %v", e.File, e.Err) }
-func (e *FileError) Unwrap() error { return e.Err }
-
 // Runs yields the records of all runs, oldest first by their names. One that can't be
 // read is a [FileError]; what it says is unknown, and the others follow.
 func (c *Cache) Runs() iter.Seq2[Run, error] {
@@ -210,14 +201,12 @@ func (c *Cache) runNames() ([]string, error) {
 	return names, err
 }
 
-var errNewerRun = errors.New("newer than this program's")
-
 // CheckRun returns an error if a file below .larder/runs is not worth to be taken: not
 // even a newer larder could read it. One that can't be read, or never ends, is in the way
 // of all who want to know what was used when.
 func (c *Cache) CheckRun(name string) error {
 	_, err := c.readRun(path.Base(name))
-	if errors.Is(err, errNewerRun) {
+	if errors.Is(err, errNewer) {
 		return nil
 	}
 	return err
@@ -315,7 +304,7 @@ func eachRunLine(text []byte, f func(runLine)) (ended time.Time, err error) {
 		return ended, errors.New("it is not the record of a run")
 	}
 	if version > runVersion {
-		return ended, fmt.Errorf("version %d is %w %d", version, errNewerRun, runVersion)
+		return ended, fmt.Errorf("version %d is %w %d", version, errNewer, runVersion)
 	}
 	// What was cut off may end in a whole line, but not in this one.
 	body, ok := strings.CutSuffix(rest, "end\n")

@@ -28,7 +28,7 @@ const (
 func (c *Cache) Settings() (Settings, error) {
 	s, _, err := c.readSettings()
 	if err != nil {
-		return Settings{}, fmt.Errorf("read settings of cache: %w", err)
+		return Settings{}, fmt.Errorf("settings of cache: %w", err)
 	}
 	return s, nil
 }
@@ -65,12 +65,12 @@ func (c *Cache) readSettings() (s Settings, others string, err error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return Settings{}, "", nil
 	}
-	if err != nil {
-		return Settings{}, "", err
+	var body string
+	if err == nil {
+		body, err = checkHeader(string(text), settingsHeader, settingsVersion)
 	}
-	body, err := checkHeader(string(text), settingsHeader, settingsVersion)
 	if err != nil {
-		return Settings{}, "", fmt.Errorf("%s: %w", settingsFile, err)
+		return Settings{}, "", &FileError{settingsFile, err}
 	}
 	for line := range strings.Lines(body) {
 		switch kind, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " "); kind {
@@ -101,7 +101,7 @@ func checkHeader(text, header string, known int) (body string, err error) {
 		return "", fmt.Errorf("it does not begin with %q and a version", strings.TrimSpace(header))
 	}
 	if version > known {
-		return "", fmt.Errorf("version %d is newer than this program's %d", version, known)
+		return "", fmt.Errorf("version %d is %w %d", version, errNewer, known)
 	}
 	return body, nil
 }

@@ -65,6 +65,7 @@ const (
 	Signature  Kind = "signature"   // nobody of those who are trusted has signed the entry
 	Record     Kind = "record"      // of a run: it can't be read
 	Pin        Kind = "pin"         // it can't be read, or keeps what is not there
+	State      Kind = "state"       // what the cache remembers of itself: it can't be read
 	Listing    Kind = "listing"     // it can't be read, or says something else than the NAR
 	Realised   Kind = "realisation" // it can't be read, or promises what is not there
 	Log        Kind = "log"         // it can't be read, or unpacked
@@ -163,6 +164,7 @@ func (c *Checker) Check(ctx context.Context) (*Report, error) {
 		}
 	}
 	k.records()
+	k.state()
 	if err := k.pins(ctx); err != nil {
 		return nil, err
 	}

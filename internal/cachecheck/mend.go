@@ -134,7 +134,7 @@ func (m *mending) look(p *Problem) error {
 	}
 	switch p.Kind {
 	case Unreadable:
-		if p.entry == nil && !isExtra(p.File) {
+		if p.entry == nil && p.hash != "" && !isExtra(p.File) {
 			m.unknown = p.File
 		}
 		m.done(p, Left, errors.New("who repairs has to be able to read it"))
@@ -142,6 +142,8 @@ func (m *mending) look(p *Problem) error {
 		m.done(p, Left, errors.New("it may be good for others"))
 	case Record:
 		return m.removeRecord(p)
+	case State:
+		return m.removeState(p)
 	case Listing, Realised, Log:
 		m.extras = append(m.extras, p)
 	case NarInfo, Nar, Contents, Reference, Signature, Pin:
@@ -172,6 +174,20 @@ func (m *mending) removeRecord(p *Problem) error {
 		return err
 	}
 	m.done(p, Removed, nil)
+	return nil
+}
+
+func (m *mending) removeState(p *Problem) error {
+	switch forgotten, err := m.Cache.ForgetState(m.ctx, p.File); {
+	case m.ctx.Err() != nil:
+		return m.ctx.Err()
+	case err != nil:
+		m.done(p, Left, err)
+	case forgotten:
+		m.done(p, Removed, nil)
+	default:
+		m.done(p, Left, errors.New("it is settings, or a newer larder can read it"))
+	}
 	return nil
 }
 

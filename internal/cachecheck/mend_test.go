@@ -193,6 +193,20 @@ func TestRecordsAndPins(t *testing.T) {
 	is(t, r, r.mend(t), "nar left withdrawn", "reference top withdrawn", "pin top left")
 }
 
+// Who can't read these collects nothing, and says that verify mends it.
+func TestWhatTheCacheRemembersIsLookedAt(t *testing.T) {
+	r := newSite(t).trial(t)
+	retired := filepath.Join(r.dir, ".larder/retired")
+	for _, name := range []string{"retired", "recompressed", "settings"} {
+		must(t, os.WriteFile(filepath.Join(r.dir, ".larder", name), make([]byte, 100), 0o644))
+	}
+	is(t, r, r.mend(t), "state .larder/recompressed removed", "state .larder/retired removed", "state .larder/settings left")
+	must(t, os.Remove(filepath.Join(r.dir, ".larder/settings")))
+	r.isWell(t)
+	must(t, os.WriteFile(retired, []byte("larder-retired 99\n"), 0o644))
+	is(t, r, r.mend(t), "state .larder/retired left")
+}
+
 func TestSignaturesAreChecked(t *testing.T) {
 	s := newSite(t)
 	r := s.trial(t)

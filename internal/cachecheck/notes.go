@@ -19,6 +19,13 @@ func (k *check) records() {
 	}
 }
 
+// state looks at what else the cache remembers.
+func (k *check) state() {
+	for _, bad := range k.Cache.CheckState() {
+		k.badNote(bad, State, ".larder")
+	}
+}
+
 // pins looks at pins, and whether what they keep is there.
 func (k *check) pins(ctx context.Context) error {
 	var all []string

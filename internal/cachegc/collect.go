@@ -2,9 +2,7 @@ package cachegc
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/nix-larder/larder/internal/bincache"
@@ -51,37 +49,71 @@ func Collect(ctx context.Context, c *bincache.Cache, o Options) (*Result, error)
 	if err := g.look(); err != nil {
 		return nil, err
 	}
+	if err := g.survey.Blind(); err != nil {
+		return nil, err
+	}
 	r := &Result{Plan: g.survey.Plan(o.Policy)}
+	if err = g.carryOut(r); bincache.IsFull(err) {
+		if err = g.makeRoom(r); err == nil {
+			err = g.carryOut(r)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// carryOut does what is planned. It may be called again after an error.
+func (g *collection) carryOut(r *Result) error {
 	if err := g.keepDates(r.Plan); err != nil {
-		return nil, fmt.Errorf("keep dates of use: %w", err)
+		return fmt.Errorf("keep dates of use: %w", err)
 	}
 	if err := g.evict(r.Plan); err != nil {
-		return nil, fmt.Errorf("remove entries: %w", err)
+		return fmt.Errorf("remove entries: %w", err)
 	}
 	r.Reinstated = g.reinstated
 	if err := g.retireLoose(); err != nil {
-		return nil, fmt.Errorf("retire what nobody needs: %w", err)
+		return fmt.Errorf("retire what nobody needs: %w", err)
 	}
 	if err := g.fold(r.Plan); err != nil {
-		return nil, fmt.Errorf("fold records of runs: %w", err)
+		return fmt.Errorf("fold records of runs: %w", err)
 	}
-	r.Swept, err = g.sweep()
-	return r, err
+	swept, err := g.sweep()
+	r.add(swept)
+	return err
 }
 
-// Heal makes the cache whole if a collection was interrupted in the moment when that matters:
-// others had added entries that refer to what it was removing. There is nothing to do for it
-// but in that case, and while a collection is under way, for which it waits.
-func Heal(ctx context.Context, c *bincache.Cache) error {
-	if _, removing, err := c.Removals(); err != nil || !removing {
-		return err
+// add adds what was swept once more.
+func (r *Result) add(swept bincache.Swept) {
+	swept.Removed += r.Removed
+	swept.RemovedBytes += r.RemovedBytes
+	r.Swept = swept
+}
+
+// makeRoom makes some room on a full disk: it takes a little to note what is removed, and
+// whoever collects may do so because there is none. What takes the least is done first, and
+// nobody misses the logs and listings of what is to go.
+func (g *collection) makeRoom(r *Result) error {
+	var paths []string
+	for _, e := range r.Evict {
+		paths = append(paths, e.Path)
 	}
-	unlock, err := c.Lock(ctx)
+	names, err := g.unneeded(paths)
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	return newCollection(ctx, c, Options{}).heal()
+	for _, name := range names {
+		if err := g.cache.DropExtra(name); err != nil {
+			return fmt.Errorf("make room: %w", err)
+		}
+	}
+	swept, err := g.sweep()
+	r.add(swept)
+	if err != nil {
+		return fmt.Errorf("make room: %w", err)
+	}
+	return nil
 }
 
 // A collection is one call of Collect.
@@ -90,8 +122,9 @@ type collection struct {
 	ctx        context.Context
 	cache      *bincache.Cache
 	survey     *Survey
-	seen       map[string]bool // hashes of entries that the survey saw, and that were not withdrawn since
-	users      []int32         // how many of those use a file, by its number
+	seen       map[string]bool // hashes of entries that the survey saw whole, and that were not withdrawn since
+	users      []int32         // how many entries use a file that were not withdrawn, by its number
+	withdrawn  map[string]bool // hashes
 	reinstated int
 }
 
@@ -136,46 +169,15 @@ func (g *collection) lookOnce() error {
 
 // begin makes a survey the one that the collection works with.
 func (g *collection) begin(s *Survey) {
-	g.survey, g.seen, g.users = s, make(map[string]bool, s.count), make([]int32, len(s.files))
+	g.survey, g.seen, g.users, g.withdrawn = s, make(map[string]bool, s.count), make([]int32, len(s.files)), make(map[string]bool)
 	for id := range int32(s.graph.Len()) {
-		if s.graph.Has(id) {
+		if s.graph.Has(id) && !s.broken[id] { // or somebody may mend it, with another NAR
 			g.seen[bincache.HashPart(s.graph.Name(id))] = true
 		}
 	}
 	for i, f := range s.files {
 		g.users[i] = f.users
 	}
-}
-
-// trashed returns where the narinfos of the trash are, by the first parts of their store
-// paths.
-func (g *collection) trashed() (map[string]*bincache.Removal, error) {
-	removals, err := g.cache.Removed()
-	if err != nil {
-		return nil, err
-	}
-	trashed := make(map[string]*bincache.Removal)
-	for _, r := range removals {
-		for _, hash := range r.Hashes {
-			trashed[hash] = r // the newest
-		}
-	}
-	return trashed, nil
-}
-
-// heal brings back entries that others refer to, and NARs that entries name, if a
-// collection was interrupted before it could see that.
-func (g *collection) heal() error {
-	_, removing, err := g.cache.Removals()
-	if err == nil && removing {
-		if _, err = g.cache.SweepRetiredLocked(g.ctx, time.Time{}, false, bincache.Known{}); err == nil {
-			err = g.finish(nil)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("go on after an interrupted collection: %w", err)
-	}
-	return nil
 }
 
 // evict takes entries out of the cache: their narinfos go to the trash, their NARs are
@@ -219,6 +221,7 @@ func (g *collection) withdraw(hashes, paths []string) error {
 	if err := g.cache.TellRemoval(true); err != nil {
 		return err
 	}
+	ids := g.survey.ids(paths)
 	for _, hash := range hashes {
 		if err := g.ctx.Err(); err != nil {
 			return err
@@ -230,89 +233,17 @@ func (g *collection) withdraw(hashes, paths []string) error {
 			return err
 		}
 		delete(g.seen, hash) // somebody may add it again
+		if id, known := ids[hash]; known && !g.withdrawn[hash] {
+			for _, f := range g.survey.entries[id].sharedFiles() {
+				g.users[f]--
+			}
+		}
+		g.withdrawn[hash] = true
 	}
 	if err := g.step(); err != nil {
 		return err
 	}
 	return g.finish(g.seen)
-}
-
-// finish makes the cache whole after entries were moved to the trash.
-func (g *collection) finish(seen map[string]bool) error {
-	if err := g.cache.TellRemoval(true); err != nil {
-		return err
-	}
-	if err := g.step(); err != nil {
-		return err
-	}
-	if err := g.reinstate(seen); err != nil {
-		return err
-	}
-	if err := g.cache.SyncDir("."); err != nil {
-		return err
-	}
-	return g.cache.TellRemoval(false)
-}
-
-// reinstate moves entries back from the trash that others need. It looks at all entries
-// but those whose hashes were seen before anything was moved.
-func (g *collection) reinstate(seen map[string]bool) error {
-	trashed, err := g.trashed()
-	if err != nil || len(trashed) == 0 {
-		return err
-	}
-	hashes, err := g.cache.Hashes()
-	if err != nil {
-		return err
-	}
-	there := make(map[string]bool, len(hashes))
-	for _, hash := range hashes {
-		there[hash] = true
-	}
-	var needed []string
-	need := func(n *bincache.NarInfo) {
-		for _, ref := range n.References {
-			if hash := bincache.HashPart(ref); !there[hash] && trashed[hash] != nil {
-				needed = append(needed, hash)
-			}
-		}
-	}
-	for _, hash := range hashes {
-		if seen[hash] {
-			continue
-		}
-		n, _, err := g.cache.Read(hash)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, bincache.ErrDamaged) {
-			return err
-		}
-		if n != nil {
-			need(n)
-		}
-	}
-	for len(needed) > 0 {
-		hash := needed[len(needed)-1]
-		needed = needed[:len(needed)-1]
-		if there[hash] {
-			continue
-		}
-		n, err := g.cache.ReadRemoved(trashed[hash], hash)
-		if errors.Is(err, bincache.ErrDamaged) || errors.Is(err, fs.ErrNotExist) {
-			continue // (ignored) it can't be had back
-		}
-		if err != nil {
-			return err
-		}
-		if err := g.step(); err != nil {
-			return err
-		}
-		if err := g.cache.Reinstate(trashed[hash], hash); err != nil {
-			return err
-		}
-		there[hash] = true
-		g.reinstated++
-		need(n)
-	}
-	return nil
 }
 
 // sweep removes what was taken out of the cache, and for which the grace is over.

@@ -6,7 +6,9 @@
 // back from the newest run, and not from today, so that a cache that nobody uses for a year
 // is as it was. What no record tells of counts as used by the newest run, from the first
 // collection on that sees it. Pins, and the newest runs if the policy says so, keep
-// closures whatever the limits are.
+// closures whatever the limits are. An entry whose NAR is lost is one like any other: who
+// mends it needs what it refers to, and if nobody does, it gets old. While a narinfo is
+// there that may not be read, nothing goes, since it may need anything.
 //
 // Of what is left, that goes first which was not used for the longest time, and whoever
 // refers to others before them. So what is there is whole at every moment.

@@ -79,7 +79,8 @@ type model struct {
 	runs    [][]int           // what recorded runs have used, oldest first
 	newest  time.Time
 	pins    map[string][][]int // histories
-	lost    bool               // the provider has lost files
+	lost    bool               // the provider has lost narinfos
+	spoiled bool               // or NARs
 }
 
 func newModel(t *testing.T, dir string, seed uint64) *model {
@@ -167,9 +168,16 @@ func (m *model) closure(of ...int) []int {
 	return slices.Sorted(maps.Keys(in))
 }
 
+// has tells whether clients can use an entry.
 func (m *model) has(i int) bool {
 	_, err := m.cache.Entry(m.path(i))
 	return err == nil
+}
+
+// named tells whether there is an entry, with its NAR or, since the provider has lost
+// that, without.
+func (m *model) named(i int) bool {
+	return m.cache.Has(path.Base(m.path(i))[:32] + ".narinfo")
 }
 
 // writer adds the closure of a path, as cachewriter does. It yields between all that it
@@ -276,14 +284,17 @@ func (m *model) pin() {
 // restore does what providers do: all files have new times, and some may be gone.
 func (m *model) restore() {
 	lose := m.random.IntN(4) == 0
-	m.say("restore, lose some: %t", lose)
+	narsOnly := m.random.IntN(2) == 0
+	m.say("restore, lose some: %t, NARs only: %t", lose, narsOnly)
 	must(m.t, filepath.WalkDir(m.dir, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		isEntry := strings.HasSuffix(name, ".narinfo") || filepath.Base(filepath.Dir(name)) == "nar"
-		if lose && d.Type().IsRegular() && isEntry && m.random.IntN(6) == 0 {
-			m.lost = true
+		isNarInfo := strings.HasSuffix(name, ".narinfo")
+		if lose && d.Type().IsRegular() && isEntry && !(isNarInfo && narsOnly) && m.random.IntN(6) == 0 {
+			m.lost = m.lost || isNarInfo
+			m.spoiled = m.spoiled || !isNarInfo
 			return os.Remove(name)
 		}
 		at := time.Unix(m.random.Int64N(1<<31), 0)
@@ -357,7 +368,7 @@ func (m *model) collect() {
 	}
 	// What no record told of counts as used by the newest run from now on, if there was one.
 	for i := range modelSize {
-		if _, dated := m.lastUse[i]; !m.has(i) {
+		if _, dated := m.lastUse[i]; !m.named(i) {
 			delete(m.lastUse, i)
 		} else if !dated {
 			m.lastUse[i] = m.newest // the zero time as long as nothing can be too old

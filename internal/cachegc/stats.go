@@ -54,7 +54,7 @@ func (r *RunStats) HitRate() float64 {
 
 // Stats sums up what was found.
 func (s *Survey) Stats() *Stats {
-	st := &Stats{Entries: s.count, Bytes: s.bytes, NewestUse: s.newest}
+	st := &Stats{Entries: s.count - len(s.broken), Bytes: s.bytes, NewestUse: s.newest}
 	named := s.graph.LastUse(s.use.Last())
 	last := s.lastUse()
 	for id := range int32(s.graph.Len()) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -18,7 +19,8 @@ type Survey struct {
 	storeDir string
 	graph    *bincache.Graph
 	entries  []entry          // by number
-	count    int              // of entries that can be used
+	count    int              // of entries
+	broken   map[int32]bool   // entries whose NAR is not as they say
 	files    []file           // that entries may share: NARs and logs
 	fileIDs  map[string]int32 // by name
 	extras   map[string]int64 // sizes of listings and logs
@@ -30,9 +32,21 @@ type Survey struct {
 	newest time.Time // when the newest run ended
 	pinned []int32
 
-	// Damaged are entries that clients can't use, by their errors. Nothing is decided about
-	// them.
+	// Damaged are entries that clients can't use, by their errors. If only its NAR is lost,
+	// an entry counts as any other: somebody may mend it, who then needs what it refers to,
+	// and if nobody does, it gets old. Nothing is decided about the rest.
 	Damaged []error
+
+	closed error // if there is an entry that we may not read: why
+}
+
+// Blind returns an error if nobody should remove anything: there is an entry that others
+// may be able to read, so that it is not known what it needs.
+func (s *Survey) Blind() error {
+	if s.closed == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: what it needs is unknown", s.closed)
 }
 
 // An entry is what a survey knows of a narinfo.
@@ -90,7 +104,7 @@ func Look(ctx context.Context, c *bincache.Cache) (*Survey, error) {
 
 // lookAtEntries surveys entries only, and not who uses them.
 func lookAtEntries(ctx context.Context, c *bincache.Cache) (*Survey, error) {
-	s := &Survey{storeDir: c.StoreDir(), graph: bincache.NewGraph(), fileIDs: make(map[string]int32), use: bincache.NewUse()}
+	s := &Survey{storeDir: c.StoreDir(), graph: bincache.NewGraph(), fileIDs: make(map[string]int32), broken: make(map[int32]bool), use: bincache.NewUse()}
 	// Before the entries: what comes meanwhile is needed by one of them.
 	nars, extras, err := c.Files()
 	if err != nil {
@@ -101,14 +115,18 @@ func lookAtEntries(ctx context.Context, c *bincache.Cache) (*Survey, error) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		if err != nil {
-			if !errors.Is(err, bincache.ErrDamaged) {
-				return nil, err
-			}
-			s.Damaged = append(s.Damaged, err)
-			continue
+		if err != nil && !errors.Is(err, bincache.ErrDamaged) {
+			return nil, err
 		}
-		s.add(n)
+		if err != nil {
+			s.Damaged = append(s.Damaged, err)
+		}
+		switch {
+		case n != nil:
+			s.add(n, err == nil)
+		case errors.Is(err, fs.ErrPermission):
+			s.closed = err
+		}
 	}
 	for _, name := range nars {
 		if _, ok := s.fileIDs[name]; !ok {
@@ -125,15 +143,22 @@ func lookAtEntries(ctx context.Context, c *bincache.Cache) (*Survey, error) {
 	return s, nil
 }
 
-func (s *Survey) add(n *bincache.NarInfo) {
+// add notes an entry, and whether its NAR is there.
+func (s *Survey) add(n *bincache.NarInfo, whole bool) {
 	id := s.graph.Add(path.Base(n.StorePath), n.References)
 	s.entries = append(s.entries, make([]entry, s.graph.Len()-len(s.entries))...)
 	size := n.FileSize
-	if size == 0 {
+	switch {
+	case !whole:
+		size = 0 // gone, for the most part
+		s.broken[id] = true
+	case size == 0:
 		size = n.NarSize // its narinfo does not say; it is hardly larger
 	}
 	e := entry{nar: s.shared(path.Clean(n.URL), size), log: -1, bytes: int64(len(n.Format()))}
-	s.files[e.nar].narBytes = n.NarSize
+	if whole {
+		s.files[e.nar].narBytes = n.NarSize
+	}
 	if listing := bincache.ListingName(n.StorePath); s.extras[listing] > 0 {
 		e.bytes += s.extras[listing]
 		delete(s.extras, listing)
@@ -154,9 +179,12 @@ func (s *Survey) shared(name string, size int64) int32 {
 	if !ok {
 		id = int32(len(s.files))
 		name = strings.Clone(name) // not all that was read with it
-		s.files = append(s.files, file{name: name, bytes: size})
+		s.files = append(s.files, file{name: name})
 		s.fileIDs[name] = id
-		s.bytes += size
+	}
+	if f := &s.files[id]; f.bytes < size { // or it is known: another entry has it as well
+		s.bytes += size - f.bytes
+		f.bytes = size
 	}
 	s.files[id].users++
 	return id

@@ -2,11 +2,24 @@ package cachegc
 
 import (
 	"path"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/nix-larder/larder/internal/bincache"
 )
+
+// ids returns the numbers of entries, by the first parts of their store paths: of those that
+// the survey could read.
+func (s *Survey) ids(paths []string) map[string]int32 {
+	ids := make(map[string]int32, len(paths))
+	for _, p := range paths {
+		if id, ok := s.graph.Find(p); ok {
+			ids[bincache.HashPart(p)] = id
+		}
+	}
+	return ids
+}
 
 // unneeded returns the files that nobody needs any more when some entries are gone, which are
 // about to go.
@@ -18,16 +31,19 @@ func (g *collection) unneeded(paths []string) (names []string, err error) {
 		if listing := bincache.ListingName(p); g.cache.Has(listing) {
 			names = append(names, listing)
 		}
-		id, ok := s.graph.Find(p)
-		if !ok {
-			continue // it is damaged
+	}
+	users := make(map[int32]int32) // that go
+	for hash, id := range s.ids(paths) {
+		if g.withdrawn[hash] {
+			continue // and was counted
 		}
 		for _, f := range s.entries[id].sharedFiles() {
-			if g.users[f]--; g.users[f] == 0 {
+			if users[f]++; users[f] == g.users[f] {
 				names = append(names, s.files[f].name)
 			}
 		}
 	}
+	slices.Sort(names)
 	realisations, err := g.cache.RealisationsOf(gone)
 	return append(names, realisations...), err
 }

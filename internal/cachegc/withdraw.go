@@ -86,7 +86,8 @@ func Withdraw(ctx context.Context, c *bincache.Cache, choose func() ([]Unfit, er
 }
 
 // needing returns the entries that need some others, given by their hashes: also if there
-// are no entries of these, and also if they need each other.
+// are no entries of these, and also if they need each other. One that is damaged itself is
+// not among them: whoever withdraws has decided about it.
 func (s *Survey) needing(missing []string) map[int32]bool {
 	lacking := make(map[string]bool, len(missing))
 	for _, hash := range missing {
@@ -107,7 +108,7 @@ func (s *Survey) needing(missing []string) map[int32]bool {
 		id := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
 		for _, r := range referrers[id] {
-			if !needing[r] {
+			if !needing[r] && !s.broken[r] {
 				needing[r] = true
 				todo = append(todo, r)
 			}

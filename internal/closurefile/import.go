@@ -126,9 +126,9 @@ func (m *Importer) Progress() Progress {
 //
 // Of a path that can't be imported there is nothing in the cache, and the error says why:
 // it wraps [ErrStream] if the stream is not what it should be, and [ErrMissing] if the
-// path refers to what is not there. What came before it is imported, and counted. If what
-// was imported, or found, is removed meanwhile, the error wraps [ErrMissing] as well: a
-// stream can't be read once more.
+// path refers to what is not there. What came before it is imported, and counted. It is
+// an error as well if what was imported, or found, is removed meanwhile: a stream can't be
+// read once more.
 func (m *Importer) Run(ctx context.Context) (Imported, error) {
 	before, _, err := m.Cache.Removals()
 	if err != nil {

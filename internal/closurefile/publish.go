@@ -90,7 +90,7 @@ func (m *Importer) lookAgain(ctx context.Context, before string) error {
 	slices.Sort(paths)
 	for i, f := range m.Cache.Find(ctx, paths) {
 		if f.Err != nil {
-			return fmt.Errorf("%s was removed from the cache meanwhile, import once more: %w: %w", paths[i], ErrMissing, f.Err)
+			return fmt.Errorf("%s was removed from the cache meanwhile: %w", paths[i], f.Err)
 		}
 	}
 	return nil
