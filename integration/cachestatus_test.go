@@ -157,7 +157,7 @@ func TestStatusOfACacheOfOthers(t *testing.T) {
 		must(t, os.Remove(filepath.Join(cache, entries(t, cache)[two].nar)))
 		before := everything(t, cache)
 		s := m.cacheStatus(t, cache, "--max-size", "10")
-		if s.Entries != 1 || s.Damaged != 1 || s.NarBytes != m.size(t, one) || s.Undated != 1 || len(s.Runs) != 0 || s.OldestUse != nil || s.GC.Evicted != 1 {
+		if s.Entries != 1 || s.Damaged != 1 || s.NarBytes != m.size(t, one) || s.Undated != 1 || len(s.Runs) != 0 || s.OldestUse != nil || s.GC.Evicted != 2 { // what is damaged takes room as well
 			t.Errorf("status is %+v", s)
 		}
 		m.run(t, "larder", "status", "--cache", cache)

@@ -170,7 +170,7 @@ func (r *cacheReport) text() string {
 		line("undated", "%d entries of which no record tells, and which count as used last", r.Undated)
 	}
 	if r.GC != nil {
-		line("gc", "would remove %s of %d, with %s of %s%s", paths(r.GC.Evicted), r.Entries, ibytes(r.GC.EvictedBytes), ibytes(r.Bytes),
+		line("gc", "would remove %s of %d, with %s of %s%s", paths(r.GC.Evicted), r.Entries+r.Damaged, ibytes(r.GC.EvictedBytes), ibytes(r.Bytes),
 			keptText(&printedPlan{Pinned: r.GC.Pinned, Recent: r.GC.Recent, Short: r.GC.Short}))
 	}
 	line("runs", "%d recorded", len(r.Runs))

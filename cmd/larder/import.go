@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/cachegc"
 	"github.com/nix-larder/larder/internal/closurefile"
 	"github.com/nix-larder/larder/internal/compress"
 	"github.com/nix-larder/larder/internal/nar"
@@ -95,6 +96,9 @@ func importPaths(c *cli.Context) error {
 		Cache: cache, Method: method, Workers: c.Int("workers"), Keys: keys, AllowMissing: c.Bool(missingFlag), Log: stderrLog(c),
 		Published: func(n *bincache.NarInfo) { run.Added = append(run.Added, bincache.RunEntry{Path: n.StorePath}) },
 		Found:     func(storePath string) { run.Used = append(run.Used, storePath) },
+		Removed: func(ctx context.Context, storePaths []string) error {
+			return cachegc.Complete(ctx, cache, storePaths, c.Bool(missingFlag))
+		},
 	}, in)
 	done := showProgress(c, exportProgress(m.Progress))
 	r, err := m.Run(c.Context)

@@ -58,7 +58,7 @@ func (s *Survey) Stats() *Stats {
 	named := s.graph.LastUse(s.use.Last())
 	last := s.lastUse()
 	for id := range int32(s.graph.Len()) {
-		if !s.graph.Has(id) {
+		if !s.graph.Has(id) || s.broken[id] {
 			continue
 		}
 		nar := s.files[s.entries[id].nar]

@@ -2,6 +2,8 @@ package cachegc
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"slices"
 
 	"github.com/nix-larder/larder/internal/bincache"
@@ -83,6 +85,33 @@ func Withdraw(ctx context.Context, c *bincache.Cache, choose func() ([]Unfit, er
 		g.seen[hash] = true
 	}
 	return needing, g.withdraw(hashes, append(paths, needing...))
+}
+
+// Complete makes the cache whole for who has added entries and can't add what was removed
+// meanwhile, given by store paths: what the trash still has of it comes back, if an entry
+// needs it. Entries that need the rest are withdrawn, unless elsewhere says that clients have
+// that from somewhere else.
+func Complete(ctx context.Context, c *bincache.Cache, removed []string, elsewhere bool) error {
+	unlock, err := c.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	g := &collection{Options: Options{step: func() error { return nil }}, ctx: ctx, cache: c}
+	err = g.finish(nil)
+	if err = errors.Join(err, unlock()); err != nil || elsewhere {
+		return err
+	}
+	_, err = Withdraw(ctx, c, func() (unfit []Unfit, err error) {
+		for _, p := range removed {
+			if _, err := c.Entry(p); errors.Is(err, fs.ErrNotExist) {
+				unfit = append(unfit, Unfit{Hash: bincache.HashPart(p), Path: p})
+			} else if err != nil && !errors.Is(err, bincache.ErrDamaged) {
+				return nil, err
+			}
+		}
+		return unfit, nil
+	})
+	return err
 }
 
 // needing returns the entries that need some others, given by their hashes: also if there

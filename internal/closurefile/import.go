@@ -46,6 +46,10 @@ type Target struct {
 	Published func(n *bincache.NarInfo)
 	Found     func(storePath string)
 
+	// Removed, if it is not nil, is told of store paths that were removed from the cache
+	// while something was imported, which may need them. It has to make the cache whole.
+	Removed func(ctx context.Context, storePaths []string) error
+
 	// Log gets what a person should know. Nil means nobody wants to.
 	Log *slog.Logger
 }

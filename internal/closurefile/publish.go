@@ -1,6 +1,7 @@
 package closurefile
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path"
@@ -83,6 +84,19 @@ func (m *Importer) lookAgain(ctx context.Context, before string) error {
 	if err != nil || after == before && !removing {
 		return err
 	}
+	removed, err := m.removed(ctx)
+	if len(removed) > 0 && m.Removed != nil {
+		if err := m.Removed(ctx, removed); err != nil {
+			return fmt.Errorf("%s was removed from the cache meanwhile: %w", removed[0], err)
+		}
+		_, err = m.removed(ctx)
+	}
+	return err
+}
+
+// removed returns what was there, or was imported, and is there no more, and an error that
+// says so.
+func (m *Importer) removed(ctx context.Context) (removed []string, err error) {
 	paths := make([]string, 0, len(m.have))
 	for name := range m.have {
 		paths = append(paths, path.Join(m.Cache.StoreDir(), name))
@@ -90,8 +104,9 @@ func (m *Importer) lookAgain(ctx context.Context, before string) error {
 	slices.Sort(paths)
 	for i, f := range m.Cache.Find(ctx, paths) {
 		if f.Err != nil {
-			return fmt.Errorf("%s was removed from the cache meanwhile: %w", paths[i], f.Err)
+			removed = append(removed, paths[i])
+			err = cmp.Or(err, fmt.Errorf("%s was removed from the cache meanwhile: %w", paths[i], f.Err))
 		}
 	}
-	return nil
+	return removed, err
 }
