@@ -96,8 +96,7 @@ func Complete(ctx context.Context, c *bincache.Cache, removed []string, elsewher
 	if err != nil {
 		return err
 	}
-	g := &collection{Options: Options{step: func() error { return nil }}, ctx: ctx, cache: c}
-	err = g.finish(nil)
+	err = newCollection(ctx, c, Options{}).finish(nil)
 	if err = errors.Join(err, unlock()); err != nil || elsewhere {
 		return err
 	}
