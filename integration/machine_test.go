@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -72,21 +71,9 @@ func newMachine(t *testing.T, n nix, conf ...string) *machine {
 		"fsync-metadata = false", // only slow: no test cuts the power
 	}, conf...)...)
 	m.boot(t)
-	m.version = m.nixVersion(t)
+	out := m.run(t, "nix-store", "--version") // which also makes Nix's database
+	m.version = out[strings.LastIndex(out, " ")+1:]
 	return m
-}
-
-var versions sync.Map // from a nix to what it says
-
-func (m *machine) nixVersion(t *testing.T) string {
-	t.Helper()
-	if v, known := versions.Load(m.nix); known {
-		return v.(string)
-	}
-	out := m.run(t, "nix-store", "--version")
-	v := out[strings.LastIndex(out, " ")+1:]
-	versions.Store(m.nix, v)
-	return v
 }
 
 // populate writes the machine's own files.

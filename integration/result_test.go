@@ -78,7 +78,7 @@ func TestResultsInJSON(t *testing.T) {
 	}
 
 	other := l.buildOne(t, "other")
-	pushed := object(t, l.run(t, "larder", "push", "--json", path, other), "cache", "paths", "copied", "replaced", "signed", "listed", "nar_bytes", "file_bytes")
+	pushed := object(t, l.run(t, "larder", "push", "--json", path, other), "cache", "paths", "copied", "replaced", "replaced_realisations", "signed", "listed", "nar_bytes", "file_bytes")
 	if pushed["cache"] != url || pushed["paths"] != json.Number("2") || pushed["copied"] != json.Number("1") || pushed["nar_bytes"] != json.Number(size) {
 		t.Errorf("push says %v", pushed)
 	}

@@ -147,10 +147,10 @@ func printPushed(c *cli.Context, url string, r cachewriter.Result) error {
 		Cache     string `json:"cache"`
 		Paths     int    `json:"paths"`
 		Copied    int    `json:"copied"`
-		Replaced  int    `json:"replaced"` // of those: in place of other contents
-		Realised  int    `json:"realised"` // outputs of content-addressed derivations that are other paths now
-		Signed    int    `json:"signed"`   // that were there
-		Listed    int    `json:"listed"`   // as well
+		Replaced  int    `json:"replaced"`              // of those: in place of other contents
+		Realised  int    `json:"replaced_realisations"` // outputs of content-addressed derivations that are other paths now
+		Signed    int    `json:"signed"`                // that were there
+		Listed    int    `json:"listed"`                // as well
 		NarBytes  int64  `json:"nar_bytes"`
 		FileBytes int64  `json:"file_bytes"`
 	}{url, r.Paths, r.Copied, r.Replaced, r.Realised, r.Signed, r.Listed, r.NarBytes, r.FileBytes}
