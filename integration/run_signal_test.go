@@ -232,7 +232,7 @@ func TestInterruptFinishesWhatIsInHand(t *testing.T) {
 	for name, sig := range map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			j, p := bigJob(t, 64)
+			j, p := bigJob(t, 16) // it has five seconds, of a machine that does more than this
 			p.signal(t, sig)
 			if o := j.ends(t, p); o.exit != 128+int(sig) || o.report.LeftOver != 0 || o.report.Done != 1 {
 				t.Errorf("exit %d, report %+v: %v", o.exit, o.report, p)
