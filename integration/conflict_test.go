@@ -79,7 +79,7 @@ func TestAnotherBuildIsToldOfListedAndSwappedIn(t *testing.T) {
 			t.Errorf("the entry is now\n%s, was\n%s", now, was)
 		}
 		push := strings.Join(list, " ") + " | larder push --cache " + l.cache + " --replace --signing-key-file secret --json --stdin"
-		if r := object(t, m.run(t, "sh", "-euc", push), "cache", "paths", "copied", "replaced", "signed", "listed", "nar_bytes", "file_bytes"); r["copied"] != json.Number("1") || r["replaced"] != json.Number("1") {
+		if r := object(t, m.run(t, "sh", "-euc", push), "cache", "paths", "copied", "replaced", "replaced_realisations", "signed", "listed", "nar_bytes", "file_bytes"); r["copied"] != json.Number("1") || r["replaced"] != json.Number("1") {
 			t.Errorf("push says %v", r)
 		}
 		equalPaths(t, "conflicts", m.lines(t, list...), nil)
