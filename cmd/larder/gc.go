@@ -110,7 +110,7 @@ func gc(c *cli.Context) error {
 
 func hintGC(err error) error {
 	if bincache.IsFull(err) {
-		err = withHint(err, "there is no room to note what goes: remove a file of the cache's log directory, or something else on its disk, and run the command again")
+		err = withHint(err, "there is no room to note what goes: run it with --grace 0s if nobody else is using the cache, or remove a file of the cache's log directory, or something else on its disk, and run it again")
 	}
 	return orHint(err, hintVerify)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/internal/bincache"
+	"github.com/nix-larder/larder/internal/cachegc"
 	"github.com/nix-larder/larder/internal/cachemerge"
 	"github.com/nix-larder/larder/queue"
 )
@@ -73,7 +75,12 @@ func merge(c *cli.Context) error {
 		return err
 	}
 
-	m := cachemerge.New(cachemerge.Options{Target: cache, Sources: sources, Log: stderrLog(c)})
+	m := cachemerge.New(cachemerge.Options{
+		Target: cache, Sources: sources, Log: stderrLog(c),
+		Removed: func(ctx context.Context, storePaths []string) error {
+			return cachegc.Complete(ctx, cache, storePaths, false)
+		},
+	})
 	done := showProgress(c, func() progress {
 		p := m.Progress()
 		return progress{done: p.Done, total: p.Paths, read: p.Bytes}

@@ -30,6 +30,7 @@ const (
 	tmpDir   = ".larder/tmp"
 	runsDir  = ".larder/runs"
 	lockFile = ".larder/lock"
+	cacheTag = "CACHEDIR.TAG"
 )
 
 // dirs are made when a cache is, and again if a copy of it lost them.
@@ -137,7 +138,7 @@ func create(path, storeDir string, o Options) error {
 // makes, or mkfs.
 func isOurs(name string) bool {
 	switch name {
-	case ".larder", ".keep", ".gitignore", "CACHEDIR.TAG", "lost+found":
+	case ".larder", ".keep", ".gitignore", cacheTag, "lost+found":
 		return true
 	}
 	return slices.Contains(ReaderDirs, name)
@@ -182,10 +183,10 @@ func (c *Cache) makeDirs() error {
 		}
 	}
 	files := map[string]string{
-		lockFile:       "",
-		".keep":        "",
-		".gitignore":   "*\n",
-		"CACHEDIR.TAG": "Signature: 8a477f597d28d172789f06886806bc55\n# A binary cache for Nix. See https://bford.info/cachedir/\n",
+		lockFile:     "",
+		".keep":      "",
+		".gitignore": "*\n",
+		cacheTag:     "Signature: 8a477f597d28d172789f06886806bc55\n# A binary cache for Nix. See https://bford.info/cachedir/\n",
 	}
 	for _, dir := range dirs {
 		files[dir+"/.keep"] = ""

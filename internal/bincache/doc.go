@@ -92,6 +92,11 @@
 // moment, and for longer if then both are killed: the one who adds before his second look,
 // and the one who removes before 4.
 //
+// On a disk without any room the word is overwritten where it is, and if nobody else reads the
+// cache, the first narinfos are not moved to the trash but to unfinished files, which the one
+// who removes deletes after 4, with their NARs. So nothing has them back then for one who is
+// killed between, and a sweeper has what is left if the one who removes is killed.
+//
 // # Pins
 //
 // A pin is a file of text whose name is that of the pin. It has what the name stood for,

@@ -2,6 +2,7 @@ package bincache
 
 import (
 	"context"
+	"path"
 	"strings"
 )
 
@@ -18,13 +19,62 @@ func (c *Cache) Tried() (map[string]string, error) {
 	}
 	tried := make(map[string]string)
 	for _, line := range lines {
-		kind, rest, _ := strings.Cut(line, " ")
-		method, url, ok := strings.Cut(rest, " ")
-		if kind == "tried" && ok && checkURL(url) == nil { // or it is of other releases
+		if method, url, ok := parseTried(line); ok {
 			tried[url] = method
 		}
 	}
 	return tried, nil
+}
+
+func parseTried(line string) (method, url string, ok bool) {
+	kind, rest, _ := strings.Cut(line, " ")
+	method, url, ok = strings.Cut(rest, " ")
+	return method, url, kind == "tried" && ok && checkURL(url) == nil // or it is of other releases
+}
+
+// forgetAtLeast is how many lines ForgetTried finds worth to write all of them anew.
+const forgetAtLeast = 1000
+
+// ForgetTried forgets NARs that are not there any more, if they are many, and more than those
+// that are.
+func (c *Cache) ForgetTried(ctx context.Context) error {
+	if keep, forget, err := c.triedAndThere(); err != nil || !isWorthIt(keep, forget) {
+		return err
+	}
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	keep, forget, err := c.triedAndThere() // whoever adds lines has the lock, and NARs that are there
+	if err != nil || !isWorthIt(keep, forget) {
+		return err
+	}
+	return c.rewriteLines(recompressedFile, strings.Join(append(keep, ""), "\n"))
+}
+
+func isWorthIt(keep []string, forget int) bool { return forget >= forgetAtLeast && forget > len(keep) }
+
+// triedAndThere returns the lines that stay, and how many others there are.
+func (c *Cache) triedAndThere() (keep []string, forget int, err error) {
+	lines, err := c.lines(recompressedFile)
+	if err != nil || len(lines) < forgetAtLeast {
+		return lines, 0, err
+	}
+	names, err := c.readDir("nar")
+	if err != nil {
+		return nil, 0, err
+	}
+	there := make(map[string]bool, len(names))
+	for _, name := range names {
+		there["nar/"+name] = true
+	}
+	for _, line := range lines {
+		if _, url, ok := parseTried(line); !ok || there[path.Clean(url)] || path.Dir(path.Clean(url)) != "nar" && c.Has(url) {
+			keep = append(keep, line)
+		}
+	}
+	return keep, len(lines) - len(keep), nil
 }
 
 func triedLine(method, url string) string { return "tried " + method + " " + url + "\n" }

@@ -52,9 +52,15 @@ func (c *Cache) TellRemoval(removing bool) error {
 	return nil
 }
 
-// overwriteRemovals puts a word where there is one already, which takes no space: on a full
-// disk nobody could make room otherwise. Who reads it in between sees yet another word.
+// overwriteRemovals puts a word where there is something already, which takes no space: on a
+// full disk nobody could make room otherwise. Who reads it in between sees yet another word.
+// Before the first removal, that is a file that is made anew when the cache is opened next.
 func (c *Cache) overwriteRemovals(text string) error {
+	if _, err := c.root.Lstat(removalFile); errors.Is(err, fs.ErrNotExist) && c.Has(cacheTag) {
+		if err := c.root.Rename(cacheTag, removalFile); err != nil {
+			return err
+		}
+	}
 	f, err := c.root.OpenFile(removalFile, os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -75,6 +81,16 @@ type Removal struct {
 	Name   string
 	Until  time.Time // when it may be thrown away, to the second
 	Hashes []string  // the first parts of their store paths
+
+	aside string // what unfinished files begin with that have them; or ""
+}
+
+// file returns where the removal has a narinfo.
+func (r *Removal) file(hash string) string {
+	if r.aside != "" {
+		return path.Join(tmpDir, r.aside+hash+narInfoEnding)
+	}
+	return path.Join(removedDir, r.Name, hash+narInfoEnding)
 }
 
 // BeginRemoval makes a removal, without any narinfos yet. The cache's lock is held, by
@@ -87,11 +103,14 @@ func (c *Cache) BeginRemoval(until time.Time) (*Removal, error) {
 	return r, nil
 }
 
+// BeginRemovalAside makes a removal which takes no room on the disk, and that nobody else finds
+// in the trash: whoever makes it ends it at once.
+func (c *Cache) BeginRemovalAside() *Removal { return &Removal{aside: tempPrefix() + "removed-"} }
+
 // Withdraw moves a narinfo to the trash: clients no longer see its entry, whose NAR stays
 // in place. It is nothing new if it is gone already.
 func (c *Cache) Withdraw(r *Removal, hash string) error {
-	name := hash + narInfoEnding
-	err := c.root.Rename(name, path.Join(removedDir, r.Name, name))
+	err := c.root.Rename(hash+narInfoEnding, r.file(hash))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -103,14 +122,13 @@ func (c *Cache) Withdraw(r *Removal, hash string) error {
 
 // Reinstate moves a narinfo back from the trash, unless there is an entry again.
 func (c *Cache) Reinstate(r *Removal, hash string) error {
-	name := hash + narInfoEnding
-	return c.putBack(path.Join(removedDir, r.Name, name), name)
+	return c.putBack(r.file(hash), hash+narInfoEnding)
 }
 
 // ReadRemoved returns a narinfo of the trash. The error wraps [ErrDamaged] if its NAR is
 // gone.
 func (c *Cache) ReadRemoved(r *Removal, hash string) (*NarInfo, error) {
-	n, _, err := c.readNarInfo(path.Join(removedDir, r.Name, hash+narInfoEnding))
+	n, _, err := c.readNarInfo(r.file(hash))
 	if err == nil && HashPart(n.StorePath) != hash {
 		err = fmt.Errorf("%w: it is for %s", ErrDamaged, n.StorePath)
 	}
@@ -122,6 +140,14 @@ func (c *Cache) ReadRemoved(r *Removal, hash string) (*NarInfo, error) {
 
 // EndRemoval throws away a removal with all narinfos that are left in it.
 func (c *Cache) EndRemoval(r *Removal) error {
+	if r.aside != "" {
+		for _, hash := range r.Hashes {
+			if err := ignoreNotExist(c.root.Remove(r.file(hash))); err != nil {
+				return fmt.Errorf("remove entry: %w", err)
+			}
+		}
+		return nil
+	}
 	dir := path.Join(removedDir, r.Name)
 	names, err := c.readDir(dir)
 	for _, name := range names {

@@ -96,8 +96,8 @@ func (c *Cache) SweepRetiredLocked(ctx context.Context, now time.Time, alone boo
 	}
 	urls := due(retired, now, alone)
 	if len(urls) > 0 || len(c.moved()) > 0 {
-		if swept, err = c.removeFiles(ctx, urls, known); err != nil {
-			return swept, fmt.Errorf("remove files that nobody needs: %w", err)
+		if swept, err = c.RemoveFiles(ctx, urls, known); err != nil {
+			return swept, err
 		}
 		for _, url := range urls {
 			delete(retired, url)
@@ -150,9 +150,19 @@ func (c *Cache) moved() []string {
 	return slices.DeleteFunc(names, func(name string) bool { return name[0] == '.' })
 }
 
-// removeFiles removes those files that nobody needs. Somebody may be adding an entry with
-// one of them at this moment: so NARs are moved away first, and when that is told, those
-// that are named by then go back. What comes later is the business of who adds it.
+// RemoveFiles removes those NARs, listings, logs and realisations that nobody needs. The cache's
+// lock is held.
+func (c *Cache) RemoveFiles(ctx context.Context, names []string, known Known) (Swept, error) {
+	s, err := c.removeFiles(ctx, names, known)
+	if err != nil {
+		err = fmt.Errorf("remove files that nobody needs: %w", err)
+	}
+	return s, err
+}
+
+// removeFiles is RemoveFiles. Somebody may be adding an entry with one of them at this moment:
+// so NARs are moved away first, and when that is told, those that are named by then go back.
+// What comes later is the business of who adds it.
 func (c *Cache) removeFiles(ctx context.Context, names []string, known Known) (s Swept, err error) {
 	if err := c.makeDir(retiredDir); err != nil {
 		return s, err

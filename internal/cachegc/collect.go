@@ -57,6 +57,11 @@ func Collect(ctx context.Context, c *bincache.Cache, o Options) (*Result, error)
 		if err = g.makeRoom(r); err == nil {
 			err = g.carryOut(r)
 		}
+		if bincache.IsFull(err) && g.Grace == 0 {
+			if err = g.removeFirst(r); err == nil {
+				err = g.carryOut(r)
+			}
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -91,31 +96,6 @@ func (r *Result) add(swept bincache.Swept) {
 	r.Swept = swept
 }
 
-// makeRoom makes some room on a full disk: it takes a little to note what is removed, and
-// whoever collects may do so because there is none. What takes the least is done first, and
-// nobody misses the logs and listings of what is to go.
-func (g *collection) makeRoom(r *Result) error {
-	var paths []string
-	for _, e := range r.Evict {
-		paths = append(paths, e.Path)
-	}
-	names, err := g.unneeded(paths)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := g.cache.DropExtra(name); err != nil {
-			return fmt.Errorf("make room: %w", err)
-		}
-	}
-	swept, err := g.sweep()
-	r.add(swept)
-	if err != nil {
-		return fmt.Errorf("make room: %w", err)
-	}
-	return nil
-}
-
 // A collection is one call of Collect.
 type collection struct {
 	Options
@@ -126,6 +106,7 @@ type collection struct {
 	users      []int32         // how many entries use a file that were not withdrawn, by its number
 	withdrawn  map[string]bool // hashes
 	reinstated int
+	aside      *bincache.Removal // what is being removed outside of the trash, or nil
 }
 
 func newCollection(ctx context.Context, c *bincache.Cache, o Options) *collection {
@@ -221,6 +202,17 @@ func (g *collection) withdraw(hashes, paths []string) error {
 	if err := g.cache.TellRemoval(true); err != nil {
 		return err
 	}
+	if err := g.takeOut(removal, hashes, paths); err != nil {
+		return err
+	}
+	if err := g.step(); err != nil {
+		return err
+	}
+	return g.finish(g.seen)
+}
+
+// takeOut moves the narinfos of entries away, in this order.
+func (g *collection) takeOut(to *bincache.Removal, hashes, paths []string) error {
 	ids := g.survey.ids(paths)
 	for _, hash := range hashes {
 		if err := g.ctx.Err(); err != nil {
@@ -229,7 +221,7 @@ func (g *collection) withdraw(hashes, paths []string) error {
 		if err := g.step(); err != nil {
 			return err
 		}
-		if err := g.cache.Withdraw(removal, hash); err != nil {
+		if err := g.cache.Withdraw(to, hash); err != nil {
 			return err
 		}
 		delete(g.seen, hash) // somebody may add it again
@@ -240,10 +232,7 @@ func (g *collection) withdraw(hashes, paths []string) error {
 		}
 		g.withdrawn[hash] = true
 	}
-	if err := g.step(); err != nil {
-		return err
-	}
-	return g.finish(g.seen)
+	return nil
 }
 
 // sweep removes what was taken out of the cache, and for which the grace is over.

@@ -21,8 +21,14 @@
 // only the records of entries told that go are put down first. Then narinfos are moved to
 // the trash, and files that nobody needs any more are retired: NARs, listings, logs,
 // realisations. The package comment of bincache says how those who add entries meanwhile
-// come to know of it. Old records of runs are folded into one for each day. What has been in
-// the trash or retired for the time of grace is removed.
+// come to know of it. Old records of runs are folded into one for each day; where no runs are
+// recorded, what collections have put down themselves is, as it was if that makes few of them.
+// What has been in the trash or retired for the time of grace is removed.
+//
+// It takes a little room to note what goes. If there is none, the logs and listings of what is
+// to go make some, and what waits; and with no grace, as the last resort, what goes first goes
+// at once, with nothing noted. So it ends with an error on a full disk only if others may be
+// reading.
 //
 // Killed at any moment, the cache is whole, and the next collection goes on. If it was
 // killed while others added entries that refer to what it was removing, these may lack

@@ -32,6 +32,9 @@ func (g *collection) trashed() (map[string]*bincache.Removal, error) {
 	if err != nil {
 		return nil, err
 	}
+	if g.aside != nil {
+		removals = append(removals, g.aside)
+	}
 	trashed := make(map[string]*bincache.Removal)
 	for _, r := range removals {
 		for _, hash := range r.Hashes {

@@ -9,8 +9,9 @@ import (
 	"github.com/nix-larder/larder/internal/bincache"
 )
 
-// Records of runs are folded when that many can be, so that a cache of many years has few
-// files of them; the newest stay as they are, for those who want to know about runs.
+// Records are folded when that many can be, so that a cache of many years has few files of
+// them; the newest stay as they are, for those who want to know about runs. Where there are no
+// runs, what collections put down is folded alone.
 const (
 	foldAtLeast = 50
 	foldNever   = 100
@@ -42,51 +43,105 @@ func (g *collection) keepDates(plan *Plan) error {
 		}
 		dates[name] = last
 	}
-	return g.summarize(dates, nil)
+	return g.write(g.summarize(dates, nil, aDay))
 }
 
-// fold makes one record for each day of those that are old. Killed before the old ones are
-// gone, it has told twice what they tell.
+const aDay = 24 * time.Hour
+
+// fold makes few records of those that are old. Killed before the old ones are gone, it has
+// told twice what they tell.
 func (g *collection) fold(plan *Plan) error {
 	keep := max(foldNever, g.Policy.KeepLast)
-	if len(g.survey.runs) < keep+foldAtLeast {
+	if len(g.survey.runs) < keep+foldAtLeast && g.survey.summaries < foldNever+foldAtLeast {
 		return nil // and nothing is read once more
 	}
-	gone := plan.gone()
-	var names []string // of records
-	var runs []int     // which of them are of runs
-	use := bincache.NewUse()
-	builds := make(map[string]time.Duration)
 	var all []bincache.Run
+	var runs, summaries []int // in all
 	for r, err := range g.cache.Runs() {
 		if err != nil {
 			return err
 		}
-		if !r.Summary {
+		if r.Summary {
+			summaries = append(summaries, len(all))
+		} else {
 			runs = append(runs, len(all))
 		}
 		all = append(all, r)
 	}
-	if len(runs) < keep+foldAtLeast {
-		return nil // somebody else has removed some
-	}
-	old := all[:runs[len(runs)-keep]]
-	for _, r := range old {
-		names = append(names, r.Name)
-		for _, e := range r.Added {
-			builds[path.Base(e.Path)] = max(builds[path.Base(e.Path)], e.Build)
+	var old, stay []bincache.Run
+	switch {
+	case len(runs) >= keep+foldAtLeast:
+		first := runs[len(runs)-keep]
+		old, stay = all[:first], all[first:]
+		return g.replace(old, g.folded(plan, old, stay, aDay))
+	case len(summaries) >= foldNever+foldAtLeast:
+		first := summaries[len(summaries)-foldNever]
+		for i, r := range all {
+			if r.Summary && i < first {
+				old = append(old, r)
+			} else {
+				stay = append(stay, r)
+			}
 		}
-		use.Add(&r)
+		for _, unit := range []time.Duration{time.Second, aDay} { // exactly, if that makes them few
+			if folded := g.folded(plan, old, stay, unit); len(old)-len(folded) >= foldAtLeast {
+				return g.replace(old, folded)
+			}
+		}
 	}
-	latest := use.Last()
-	maps.DeleteFunc(latest, func(name string, _ time.Time) bool { return gone[name] || !g.survey.has(name) })
-	if err := g.summarize(latest, builds); err != nil {
+	return nil // or somebody else has removed some
+}
+
+// replace writes records in place of others.
+func (g *collection) replace(old, by []bincache.Run) error {
+	if err := g.write(by); err != nil {
 		return err
 	}
 	if err := g.step(); err != nil {
 		return err
 	}
+	var names []string
+	for _, r := range old {
+		names = append(names, r.Name)
+	}
 	return g.cache.RemoveRuns(names...)
+}
+
+// folded returns what records tell that is of interest beside those that stay: of entries that
+// are there, and of removals since which records that stay don't know of a use.
+func (g *collection) folded(plan *Plan, old, stay []bincache.Run, unit time.Duration) []bincache.Run {
+	use := bincache.NewUse()
+	builds := make(map[string]time.Duration)
+	for _, r := range old {
+		for _, e := range r.Added {
+			builds[path.Base(e.Path)] = max(builds[path.Base(e.Path)], e.Build)
+		}
+		use.Add(&r)
+	}
+	gone := plan.gone()
+	latest := use.Last()
+	maps.DeleteFunc(latest, func(name string, last time.Time) bool {
+		return gone[name] || !g.survey.has(name) || !last.After(g.survey.use.Gone(name))
+	})
+	folded := g.summarize(latest, builds, unit)
+
+	removed := make(map[time.Time]map[string]bool) // store paths
+	for _, r := range stay {
+		for p := range r.Paths() {
+			at := use.Gone(path.Base(p))
+			if at.IsZero() || r.Ended.After(at) {
+				continue
+			}
+			if removed[at] == nil {
+				removed[at] = make(map[string]bool)
+			}
+			removed[at][p] = true
+		}
+	}
+	for at, paths := range removed {
+		folded = append(folded, bincache.Run{Ended: at, Gone: slices.Sorted(maps.Keys(paths))})
+	}
+	return folded
 }
 
 func (s *Survey) has(name string) bool {
@@ -94,18 +149,18 @@ func (s *Survey) has(name string) bool {
 	return ok
 }
 
-// summarize writes a record for each day on which entries were used last, up to the end of
-// the last run of that day.
-func (g *collection) summarize(latest map[string]time.Time, builds map[string]time.Duration) error {
+// summarize returns a record for each day, or other unit, in which entries were used last, up
+// to the end of the last run of it.
+func (g *collection) summarize(latest map[string]time.Time, builds map[string]time.Duration, unit time.Duration) []bincache.Run {
 	storeDir := g.cache.StoreDir()
-	days := make(map[time.Time]*bincache.Run)
+	units := make(map[time.Time]*bincache.Run)
 	for _, name := range slices.Sorted(maps.Keys(latest)) {
 		ended := latest[name]
-		day := ended.UTC().Truncate(24 * time.Hour)
-		r := days[day]
+		begin := ended.UTC().Truncate(unit)
+		r := units[begin]
 		if r == nil {
 			r = &bincache.Run{}
-			days[day] = r
+			units[begin] = r
 		}
 		if r.Ended.Before(ended) {
 			r.Ended = ended
@@ -116,11 +171,20 @@ func (g *collection) summarize(latest map[string]time.Time, builds map[string]ti
 			r.Used = append(r.Used, storeDir+"/"+name)
 		}
 	}
-	for _, r := range days {
+	var records []bincache.Run
+	for _, r := range units {
+		records = append(records, *r)
+	}
+	return records
+}
+
+// write writes records that are of no run.
+func (g *collection) write(records []bincache.Run) error {
+	for _, r := range records {
 		if err := g.step(); err != nil {
 			return err
 		}
-		if err := g.cache.RecordSummary(*r); err != nil {
+		if err := g.cache.RecordSummary(r); err != nil {
 			return err
 		}
 	}

@@ -32,6 +32,8 @@ type Survey struct {
 	newest time.Time // when the newest run ended
 	pinned []int32
 
+	summaries int // records that are of no run
+
 	// Damaged are entries that clients can't use, by their errors. If only its NAR is lost,
 	// an entry counts as any other: somebody may mend it, who then needs what it refers to,
 	// and if nobody does, it gets old. Nothing is decided about the rest.
@@ -196,7 +198,9 @@ func (s *Survey) lookAtRuns(c *bincache.Cache) error {
 			return fmt.Errorf("%w: what it says is unknown, and so what is needed", err)
 		}
 		s.use.Add(&r)
-		if !r.Summary {
+		if r.Summary {
+			s.summaries++
+		} else {
 			s.newest = latest(s.newest, r.Ended)
 			s.runs = append(s.runs, s.runOf(&r))
 		}

@@ -138,7 +138,12 @@ func (m *Merger) added(p *placed) {
 	} else {
 		m.result.Added++
 	}
-	if slices.ContainsFunc(p.refs, func(ref int32) bool { return !m.entries[ref].seen }) {
+	relying := false
+	for _, ref := range p.refs {
+		m.entries[ref].needed = m.entries[ref].seen
+		relying = relying || !m.entries[ref].seen
+	}
+	if relying {
 		m.result.Relying++
 	}
 }

@@ -1,39 +1,87 @@
 package cachemerge
 
 import (
+	"context"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/nix-larder/larder/internal/bincache"
 )
 
+var lib, app = item{name: "lib", text: "lib"}, item{name: "app", text: "app", refs: []string{"lib"}}
+
+// mergeAndRemove merges up to the moment when it looks whether something was removed, and
+// then has a collection remove entries of the target, which may be killed before it says so.
+func mergeAndRemove(t *testing.T, source, target string, killed bool, names ...string) (m *Merger, before string, r *bincache.Removal) {
+	t.Helper()
+	to, err := bincache.Open(target, storeDir)
+	must(t, err)
+	t.Cleanup(func() { to.Close() })
+	from, err := bincache.OpenReadOnly(source, storeDir)
+	must(t, err)
+	t.Cleanup(func() { from.Close() })
+	m = New(Options{Target: to, Sources: []*bincache.Cache{from}})
+	before, _, err = to.Removals()
+	must(t, err)
+	must(t, m.run(t.Context()))
+	unlock, err := to.Lock(t.Context())
+	must(t, err)
+	must(t, to.TellRemoval(true))
+	r, err = to.BeginRemoval(time.Now())
+	must(t, err)
+	for _, name := range names {
+		must(t, to.Withdraw(r, bincache.HashPart(storePath(name))))
+	}
+	if !killed {
+		must(t, to.TellRemoval(false))
+	}
+	must(t, unlock())
+	return m, before, r
+}
+
 // TestWhatIsRemovedMeanwhileIsAddedAgain has a collector remove what the merge has found in
 // the target.
 func TestWhatIsRemovedMeanwhileIsAddedAgain(t *testing.T) {
-	lib, app := item{name: "lib", text: "lib"}, item{name: "app", text: "app", refs: []string{"lib"}}
-	source, dir := newCache(t, lib, app), newCache(t, lib)
-	target, err := bincache.Open(dir, storeDir)
-	must(t, err)
-	defer target.Close()
-	from, err := bincache.OpenReadOnly(source, storeDir)
-	must(t, err)
-	defer from.Close()
-
-	m := New(Options{Target: target, Sources: []*bincache.Cache{from}})
-	before, _, err := target.Removals()
-	must(t, err)
-	must(t, m.run(t.Context()))
-	unlock, err := target.Lock(t.Context())
-	must(t, err)
-	must(t, target.TellRemoval(true))
-	removal, err := target.BeginRemoval(time.Now())
-	must(t, err)
-	must(t, target.Withdraw(removal, bincache.HashPart(storePath("lib")))) // and is killed
-	must(t, unlock())
-
+	dir := newCache(t, lib)
+	m, before, _ := mergeAndRemove(t, newCache(t, lib, app), dir, true, "lib")
 	must(t, m.runAgain(t.Context(), before))
 	has(t, dir, "lib", "app")
 	if m.result.Added != 2 {
 		t.Errorf("%d were added, want 2", m.result.Added)
+	}
+}
+
+// TestTargetIsMadeWholeWhenOnlyItHadWhatIsNeeded has a collection, and its look at what is new,
+// be over before what it removed is needed.
+func TestTargetIsMadeWholeWhenOnlyItHadWhatIsNeeded(t *testing.T) {
+	for name, comesBack := range map[string]bool{"it comes back": true, "it is lost": false} {
+		t.Run(name, func(t *testing.T) {
+			m, before, removal := mergeAndRemove(t, newCache(t, app), newCache(t, lib, item{name: "other"}), false, "lib", "other")
+			var told []string
+			m.removed = func(_ context.Context, storePaths []string) error {
+				told = append(told, storePaths...)
+				if !comesBack {
+					return nil
+				}
+				return m.target().Reinstate(removal, bincache.HashPart(storePath("lib")))
+			}
+			err := m.runAgain(t.Context(), before)
+			if comesBack != (err == nil) || !slices.Equal(told, []string{storePath("lib")}) {
+				t.Errorf("error is %v, told of %q", err, told)
+			}
+		})
+	}
+}
+
+// TestWhatSourcesHaveFromElsewhereIsNotMissed has the target lose what the merge did not rely
+// on when it added something.
+func TestWhatSourcesHaveFromElsewhereIsNotMissed(t *testing.T) {
+	dir := newCache(t, lib, app)
+	m, before, _ := mergeAndRemove(t, newCache(t, app), dir, false, "app", "lib")
+	must(t, m.runAgain(t.Context(), before))
+	has(t, dir, "app")
+	if m.result.Relying != 1 {
+		t.Errorf("%d rely on others, want 1", m.result.Relying)
 	}
 }

@@ -170,6 +170,9 @@ func (r *Recompressor) run(ctx context.Context) error {
 	if err := r.sweep(ctx); err != nil { // there is room then
 		return err
 	}
+	if err := r.Cache.ForgetTried(ctx); err != nil && !bincache.IsFull(err) {
+		return err
+	}
 	if err := r.recompress(ctx); err != nil {
 		return err
 	}

@@ -340,3 +340,17 @@ func TestRecompressingLeavesTheReserveFree(t *testing.T) {
 		isWhole(t, c, n)
 	}
 }
+
+func TestWhatIsGoneIsForgotten(t *testing.T) {
+	c := newCache(t)
+	var gone []string
+	for i := range 2000 {
+		gone = append(gone, fmt.Sprintf("nar/%d.nar.zst", i))
+	}
+	must(t, c.KeepNars(t.Context(), gone, small.String()))
+	add(t, c, storePath(0), fast, contents(0))
+	run(t, c, nil)
+	if tried, err := c.Tried(); err != nil || len(tried) != 1 {
+		t.Errorf("%d are remembered, %v", len(tried), err)
+	}
+}
