@@ -28,9 +28,6 @@ func mergeCommand() *cli.Command {
 }
 
 func merge(c *cli.Context) error {
-	if err := flagsFirst(c); err != nil {
-		return err
-	}
 	const example = "larder merge --cache DIR DIR…"
 	if c.NArg() == 0 {
 		return usageError("no cache to merge is named", example)

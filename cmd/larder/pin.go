@@ -50,9 +50,6 @@ func pinsCommand() *cli.Command {
 }
 
 func pin(c *cli.Context) error {
-	if err := flagsFirst(c); err != nil {
-		return err
-	}
 	if c.NArg() < 2 {
 		return usageError("a name and paths are needed", "larder pin production ./result")
 	}
@@ -120,9 +117,6 @@ func copyMissing(c *cli.Context, s queue.Settings, cache *bincache.Cache, wanted
 }
 
 func unpin(c *cli.Context) error {
-	if err := flagsFirst(c); err != nil {
-		return err
-	}
 	if c.NArg() == 0 {
 		return usageError("no pin is named", "larder pins lists them")
 	}

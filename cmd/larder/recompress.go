@@ -79,9 +79,6 @@ func recompressCache(c *cli.Context) error {
 
 // recompressOptions reads the flags.
 func recompressOptions(c *cli.Context) (o recompress.Options, err error) {
-	if err := flagsFirst(c); err != nil {
-		return o, err
-	}
 	if o.Method, err = parseCompression(c.String("compression")); err != nil {
 		return o, err
 	}

@@ -34,9 +34,6 @@ func signCommand() *cli.Command {
 }
 
 func signCache(c *cli.Context) error {
-	if err := flagsFirst(c); err != nil {
-		return err
-	}
 	o := bincache.Resigning{DryRun: c.Bool("dry-run"), Drop: c.StringSlice(dropFlag)}
 	for _, name := range o.Drop {
 		if checkKeyName(name) != nil {
