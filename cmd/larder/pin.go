@@ -32,11 +32,12 @@ func pinCommand() *cli.Command {
 
 func unpinCommand() *cli.Command {
 	return &cli.Command{
-		Name:      "unpin",
-		Usage:     "remove pins, so that larder gc may remove what they kept",
-		ArgsUsage: "NAME…",
-		Flags:     []cli.Flag{cacheFlag(), queueFlag()},
-		Action:    unpin,
+		Name:        "unpin",
+		Usage:       "remove pins, so that larder gc may remove what they kept",
+		ArgsUsage:   "NAME…",
+		Description: "Lets go of all that the NAMEs have stood for. Names that are no pins are told of in the end (1); the others are removed.",
+		Flags:       []cli.Flag{cacheFlag(), queueFlag()},
+		Action:      unpin,
 	}
 }
 
@@ -120,19 +121,28 @@ func unpin(c *cli.Context) error {
 	if c.NArg() == 0 {
 		return usageError("no pin is named", "larder pins lists them")
 	}
+	for _, name := range c.Args().Slice() {
+		if err := bincache.CheckPinName(name); err != nil {
+			return usageError(err.Error(), "larder pins lists them")
+		}
+	}
 	cache, _, err := openNamed(c, toChange)
 	if err != nil {
 		return err
 	}
 	defer cache.Close()
+	var unknown []string
 	for _, name := range c.Args().Slice() {
 		err := cache.Unpin(c.Context, name)
-		if errors.Is(err, bincache.ErrNoPin) {
-			err = withHint(err, "larder pins lists them")
+		switch {
+		case errors.Is(err, bincache.ErrNoPin):
+			unknown = append(unknown, name)
+		case err != nil:
+			return orHint(err, hintCache)
 		}
-		if err != nil {
-			return err
-		}
+	}
+	if len(unknown) > 0 {
+		return withHint(fmt.Errorf("unpin %s: %w", strings.Join(unknown, ", "), bincache.ErrNoPin), "larder pins lists them")
 	}
 	return nil
 }
