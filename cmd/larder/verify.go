@@ -29,7 +29,7 @@ func verifyCommand() *cli.Command {
 		Usage: "look whether a cache is whole, and mend it",
 		Description: "Looks at all entries: whether they can be read, their NARs are there and have the right size, what they refer to is there, " +
 			"and, with --trusted-public-key, who has signed them; at records of runs, and at pins; whether listings can be read, and what realisations promise is there. With --contents NARs are read, their hashes " +
-			"and listings compared, and logs that are compressed unpacked. What is of no use, and does no harm, such as the listing of no entry, is a note. It changes nothing, needs no Nix, " +
+			"and listings compared, and logs that are compressed unpacked. What does no harm, such as the listing of no entry, or that a directory is not there which only some versions of Nix make, is a note. It changes nothing, needs no Nix, " +
 			"and with --cache no queue. It ends with 5 if something is wrong.\n\n" +
 			"With --repair what is damaged is written anew from the store, if Nix still has it with the same contents; else the entry is withdrawn, with all that need it, so that clients " +
 			"build instead of failing. Listings are made anew of their NARs, and realisations that promise what is not there are withdrawn. All that goes is named, and what nobody can judge stays, such as what may not be read. It ends with 5 only if something is left. " +
@@ -253,7 +253,7 @@ func printVerified(c *cli.Context, v *verification, report *cachecheck.Report, r
 		Bytes    int64            `json:"bytes"`    // of those, in the cache
 		Upstream int              `json:"upstream"` // references that are left to an upstream
 		Problems []printedProblem `json:"problems"`
-		Notes    []printedProblem `json:"notes"` // what does no harm
+		Notes    []printedProblem `json:"notes"` // what is no fault, or does no harm
 	}{bincache.URL(v.cache.Path()), report.Entries, report.Nars, report.Bytes, report.Left, problems, notes}
 	out := bufio.NewWriter(c.App.Writer)
 	if c.Bool("json") {
