@@ -12,7 +12,7 @@ import (
 func elsewhereFlags(without string) []cli.Flag {
 	return []cli.Flag{
 		&cli.StringSliceFlag{Name: "base", Usage: "clients also use this `CACHE`, a directory; '' for none (default: those of the queue's rules)"},
-		&cli.BoolFlag{Name: "upstream", Usage: "clients have what is missing from an upstream; --upstream=false that they have not, so that what needs it is " + without + " (default: if the queue's rules leave something to one)"},
+		&cli.BoolFlag{Name: "upstream", Usage: "clients have what is missing from an upstream; --upstream=false that they have not, so that " + without + " (default: if the queue's rules leave something to one)"},
 	}
 }
 

@@ -23,7 +23,7 @@ func pinCommand() *cli.Command {
 		Flags: slices.Concat([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), minFreeFlag(), quietFlag(),
 			&cli.IntFlag{Name: "keep", Value: 1, Usage: "keep the last `N` things that NAME stood for, this one included"},
-		}, elsewhereFlags("copied, or nothing is pinned"), keyFlags()),
+		}, elsewhereFlags("it is copied, or nothing is pinned"), keyFlags()),
 		Action: pin,
 	}
 }

@@ -26,7 +26,7 @@ func signCommand() *cli.Command {
 			cacheFlag(), queueFlag(),
 			&cli.StringSliceFlag{Name: dropFlag, Usage: "remove the signatures of the key with the name `NAME`, but for those that are added"},
 			trustedKeyFlag(),
-			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "only say what would be done"},
+			dryRunFlag("change nothing, but say what would be done"),
 			minFreeFlag(), stdinFlag(), jsonFlag(), quietFlag(),
 		}, keyFlags()...),
 		Action: signCache,

@@ -41,7 +41,7 @@ func verifyCommand() *cli.Command {
 			&cli.BoolFlag{Name: "repair", Usage: "mend what is damaged, or withdraw it"},
 			&cli.BoolFlag{Name: "no-store", Usage: "with --repair: withdraw all that is damaged, where there is no Nix that may have it"},
 			trustedKeyFlag(), compressionFlag(), workersFlag(), minFreeFlag(), jsonFlag(), quietFlag(),
-		}, slices.Concat(elsewhereFlags("withdrawn"), contentFlags(), keyFlags())...),
+		}, slices.Concat(elsewhereFlags("what needs it is withdrawn"), contentFlags(), keyFlags())...),
 		Action: verify,
 	}
 }

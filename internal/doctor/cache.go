@@ -167,6 +167,7 @@ func (s *Setup) missing(dirs []string) Finding {
 func (s *Setup) unknown(dirs []string) Finding {
 	f := s.missing(dirs)
 	f.What = fmt.Sprintf("the cache has no %s, which only some versions of Nix make", strings.Join(dirs, ", "))
+	f.Why = "whoever may not write to the cache can't read it with one of these: they make it when they open it"
 	// Since 2.35 it is the one of these that others do not know.
 	if newer := slices.Contains(dirs, "build-trace-v2"); !s.Version.Known() || s.Version.Before(2, 35) == newer {
 		f.Severity = Warning // at most: our own Nix does without
