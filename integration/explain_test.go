@@ -256,7 +256,7 @@ func TestExplainRefusesWhatItCannotExplain(t *testing.T) {
 	l := newLarder(t, nixes[0])
 	path := l.buildOne(t, "built")
 	refusal{2, "no path is named", "larder explain ./result"}.changesNothing(t, l.machine, "larder", "explain")
-	refusal{2, "--json is behind an argument", "before the first path"}.changesNothing(t, l.machine, "larder", "explain", path, "--json")
+	refusal{2, "-nonsense", "larder explain --help"}.changesNothing(t, l.machine, "larder", "explain", path, "--nonsense")
 	refusal{1, `"/etc/passwd" is not a store path`, "./result works too"}.changesNothing(t, l.machine, "larder", "explain", path, "/etc/passwd")
 	refusal{1, "no such file", "larder init"}.changesNothing(t, l.machine, "larder", "explain", "--queue", "/root/none.db", path)
 	must(t, os.Rename(l.cache, l.cache+".away"))

@@ -214,7 +214,7 @@ func TestMergeRefusesWhatItCannotMerge(t *testing.T) {
 		{refusal{2, "no cache to merge is named", "larder merge --cache DIR DIR…"}, []string{"--cache", target}},
 		{refusal{2, "no cache to merge into is named", "larder merge --cache DIR DIR…"}, []string{l.cache}},
 		{refusal{2, "is to be merged into itself", "other caches"}, []string{"--cache", l.cache, l.cache + "/."}},
-		{refusal{2, "flag --json is behind an argument", "flags before"}, []string{"--cache", target, l.cache, "--json"}},
+		{refusal{2, "-nonsense", "larder merge --help"}, []string{"--cache", target, l.cache, "--nonsense"}},
 		{refusal{1, "cache is for another store directory: /other/store, want /nix/store", "each store directory"}, []string{"--cache", target, l.cache, elsewhere}},
 		{refusal{1, "cache is for another store directory: /nix/store, want /other/store", "each store directory"}, []string{"--cache", elsewhere, l.cache}},
 		{refusal{1, "has no nix-cache-info", "nix-cache-info in it"}, []string{"--cache", target, l.cache, filepath.Dir(target)}},

@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -128,6 +129,42 @@ func TestRunKeepsACacheWithinLimits(t *testing.T) {
 	before := files(t, cache)
 	run("job-4")
 	unchanged(t, "a run that finds everything", before, files(t, cache))
+}
+
+// A pin keeps a closure: what the cache lacks of it comes from the store, or there is no pin.
+func TestPinCompletesAClosure(t *testing.T) {
+	t.Parallel()
+	l := &larder{machine: newMachine(t, nixes[0]), cache: filepath.Join(tempDir(t), "cache")}
+	const expr = `let d = import /larder/graphs/derive.nix; base = d "base" { } "echo base > $out"; in d "top" { } "echo ${base} > $out"`
+	top := l.build(t, "--expr", expr)[0]
+	closure := l.closure(t, top)
+	base := closure[slices.IndexFunc(closure, func(path string) bool { return path != top })]
+	baseInfo := filepath.Join(l.cache, filepath.Base(base)[:32]+".narinfo")
+	l.run(t, "larder", "push", top, "--cache", l.cache)
+	for name, spoil := range map[string]func(){
+		"a-reference-is-gone": func() { must(t, os.Remove(baseInfo)) },
+		"its-nar-is-gone":     func() { must(t, os.Remove(filepath.Join(l.cache, entries(t, l.cache)[base].nar))) },
+		"nothing":             func() {},
+	} {
+		spoil()
+		l.run(t, "larder", "pin", name, top, "--cache", l.cache)
+		checkWhole(t, l.cache)
+		l.verified(t, 0)
+	}
+
+	must(t, os.Remove(baseInfo))
+	other := newMachine(t, nixes[0])
+	refusal{1, base + ", which " + top + " needs, is not in the cache, and can't be copied", "--upstream"}.of(t, other, "larder", "pin", "--cache", l.cache, "other", top)
+	if pins := l.run(t, "larder", "pins", "--cache", l.cache); strings.Contains(pins, "other") {
+		t.Errorf("there are the pins\n%s", pins)
+	}
+	other.run(t, "larder", "pin", "--cache", l.cache, "other", top, "--upstream")
+
+	// What the rules leave to an upstream is none.
+	c := newSignedChain(t, nixes[0])
+	c.drain(t)
+	c.run(t, "larder", "pin", "chain", c.items[3])
+	equalPaths(t, "cache", c.cached(t), slices.Sorted(slices.Values(c.items[1:])))
 }
 
 // TestDaemonKeepsACacheWithinLimits has a daemon collect what it copied.

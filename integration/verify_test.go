@@ -235,7 +235,13 @@ func TestVerifyLooksAtWhatNixWritesBesideEntries(t *testing.T) {
 		m.run(t, "nix", "copy", "--to", url, "--file", caGraph)
 		tree := m.build(t, "--expr", `import /larder/graphs/derive.nix "tree" { } "mkdir -p $out/bin $out/share/empty; echo x > $out/bin/x; chmod +x $out/bin/x; ln -s ../bin/x $out/share/link; exit 0"`)
 		m.run(t, "nix", "copy", "--to", url, tree[0])
-		must(t, os.Mkdir(filepath.Join(l.cache, "build-trace-v2"), 0o755)) // which these versions do not know
+		if v := l.verified(t, 0, "--contents", "--upstream=false"); len(v.Notes) != 1 || v.Notes[0].File != "build-trace-v2" { // which these versions do not know
+			t.Errorf("notes: %+v", v.Notes)
+		}
+		if out, stderr, exit := m.tryRun(t, "larder", "doctor", "--cache", l.cache, "--json"); !strings.Contains(out, "build-trace-v2") || strings.Contains(out, `"severity":"problem","check":"cache"`) {
+			t.Errorf("larder doctor exits with %d: %s%s", exit, out, stderr)
+		}
+		must(t, os.Mkdir(filepath.Join(l.cache, "build-trace-v2"), 0o755))
 		if v := l.verified(t, 0, "--contents", "--upstream=false"); len(v.Notes) > 0 {
 			t.Errorf("notes: %+v", v.Notes)
 		}

@@ -17,8 +17,8 @@ import (
 // cache of other commands does not make it another command.
 func cacheStatusFlags() []cli.Flag {
 	return append([]cli.Flag{
-		&cli.StringFlag{Name: "cache", Usage: "show how large the cache in `DIR` is, and what was used of it, in place of a queue"},
-	}, policyFlags()...)
+		&cli.StringFlag{Name: "cache", Usage: "show how large a cache is, and what was used of it, in place of a queue: a directory `DIR`, or file:///DIR"},
+	}, policyFlags("with --cache, what larder gc would do: ")...)
 }
 
 // A cacheReport is what status --cache prints.

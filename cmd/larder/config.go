@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -42,6 +41,10 @@ func jsonFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "json", Usage: "print the result as JSON"}
 }
 
+func dryRunFlag(usage string) cli.Flag {
+	return &cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: usage}
+}
+
 func quietFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "show no progress"}
 }
@@ -52,16 +55,6 @@ func noArgs(c *cli.Context) error {
 		return nil
 	}
 	return usageError(fmt.Sprintf("unexpected argument %q", c.Args().First()), "larder "+c.Command.Name+" --help shows how it is called")
-}
-
-// flagsFirst refuses flags behind arguments, which would be taken for paths.
-func flagsFirst(c *cli.Context) error {
-	for _, arg := range c.Args().Slice() {
-		if strings.HasPrefix(arg, "-") {
-			return usageError(fmt.Sprintf("flag %s is behind an argument", arg), "put all flags before the first path")
-		}
-	}
-	return nil
 }
 
 // queueFile returns the queue that the command line names, or the user's.

@@ -28,7 +28,7 @@ func doctorCommand() *cli.Command {
 		Usage: "say what is wrong with a set-up, and what to type",
 		Description: "Looks at Nix's settings, the hook, the queue and the cache: those that are named, or what nix.conf and the user's queue say. " +
 			"With a cache alone it looks at what larder run needs. Exits with 5 if something does not work.",
-		Flags:  append(keyFlags(), cacheFlag(), queueFlag(), trustedKeyFlag(), jsonFlag()),
+		Flags:  append([]cli.Flag{cacheFlag(), queueFlag(), trustedKeyFlag(), jsonFlag()}, keyFlags()...),
 		Action: examine,
 	}
 }

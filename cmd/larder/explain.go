@@ -24,9 +24,6 @@ func explainCommand() *cli.Command {
 }
 
 func explain(c *cli.Context) error {
-	if err := flagsFirst(c); err != nil {
-		return err
-	}
 	if c.NArg() == 0 {
 		return usageError("no path is named", "larder explain ./result")
 	}

@@ -42,9 +42,6 @@ const missingFlag = "allow-missing"
 func allowMissingFlag(usage string) cli.Flag { return &cli.BoolFlag{Name: missingFlag, Usage: usage} }
 
 func export(c *cli.Context) error {
-	if err := flagsFirst(c); err != nil {
-		return err
-	}
 	const example = "larder export --cache DIR PATH… > closure.nar"
 	if c.NArg() == 0 && !c.Bool("stdin") {
 		return usageError("no path is named", example)

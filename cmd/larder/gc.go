@@ -21,26 +21,26 @@ func gcCommand() *cli.Command {
 			"others may add to the cache meanwhile, and read. Interrupted, it goes on the next time.",
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(),
-			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "only print what would go, and why"},
+			dryRunFlag("change nothing, but print what would go, and why"),
 			jsonFlag(), quietFlag(),
 			&cli.StringFlag{Name: "grace", Value: "1h", Usage: "keep the files of what goes for `TIME`, for those who are reading it; 0s where nobody else uses the cache"},
-		}, policyFlags()...),
+		}, policyFlags("")...),
 		Action: gc,
 	}
 }
 
-// policyFlags are the limits of a cache.
-func policyFlags() []cli.Flag {
+// policyFlags are the limits of a cache, and what they are for.
+func policyFlags(of string) []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "max-size", EnvVars: []string{"LARDER_MAX_SIZE"}, Usage: "remove entries until the cache has at most `SIZE`, such as 20G"},
-		&cli.StringFlag{Name: "max-age", EnvVars: []string{"LARDER_MAX_AGE"}, Usage: "remove what was used last more than `TIME` before the newest run, such as 30d"},
-		&cli.IntFlag{Name: "keep-last", EnvVars: []string{"LARDER_KEEP_LAST"}, Usage: "keep all that the last `N` runs have used, whatever the limits are"},
+		&cli.StringFlag{Name: "max-size", EnvVars: []string{"LARDER_MAX_SIZE"}, Usage: of + "remove entries until the cache has at most `SIZE`, such as 20G"},
+		&cli.StringFlag{Name: "max-age", EnvVars: []string{"LARDER_MAX_AGE"}, Usage: of + "remove what was used last more than `TIME` before the newest run, such as 30d"},
+		&cli.IntFlag{Name: "keep-last", EnvVars: []string{"LARDER_KEEP_LAST"}, Usage: of + "keep all that the last `N` runs have used, whatever the limits are"},
 	}
 }
 
 // gcFlags are those of a command that collects when it is done with something else.
 func gcFlags(grace string) []cli.Flag {
-	return append(policyFlags(), &cli.StringFlag{
+	return append(policyFlags(""), &cli.StringFlag{
 		Name: "gc-grace", Value: grace, EnvVars: []string{"LARDER_GC_GRACE"},
 		Usage: "keep the files of what these limits remove for `TIME`, for others who use the same directory; 0s where nobody does",
 	})

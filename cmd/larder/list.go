@@ -26,9 +26,11 @@ func listCommand() *cli.Command {
 		Name:  "list",
 		Usage: "list the store paths in a cache",
 		Description: "Prints store paths, one per line and sorted by name, for example for nix copy --from file://… --stdin. " +
-			"It needs no Nix, but for --conflicts, and with --cache no queue, and changes nothing.",
+			"It needs no Nix, but for --conflicts, and with --cache no queue, and changes nothing. " +
+			"What can't be used is named on standard error; then the exit code is 1, and the rest is listed all the same.",
 		Flags: []cli.Flag{
-			cacheFlag(), queueFlag(), jsonFlag(),
+			cacheFlag(), queueFlag(),
+			&cli.BoolFlag{Name: "json", Usage: "print each entry as JSON, one per line"},
 			&cli.BoolFlag{Name: "long", Aliases: []string{"l"}, Usage: "print a table, with sizes, the last use, and who has signed what"},
 			trustedKeyFlag(),
 			&cli.BoolFlag{Name: "conflicts", Usage: "list only paths of which the local store has other contents, for larder push --replace --stdin"},

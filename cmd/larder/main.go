@@ -70,9 +70,10 @@ func interrupted(ctx context.Context, err error) error {
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	app := &cli.App{
-		Name:                      "larder",
-		Usage:                     "keep what enters the Nix store in a binary cache directory, by itself",
-		Description:               "In a CI job:               larder run --cache DIR -- nix build\nOn a machine of your own:  larder init --cache DIR, once",
+		Name:  "larder",
+		Usage: "keep what enters the Nix store in a binary cache directory, by itself",
+		Description: "In a CI job:               larder run --cache DIR -- nix build\nOn a machine of your own:  larder init --cache DIR, once\n\n" +
+			"Flags may be before arguments, between, or behind them; what is behind -- is none. Those of larder run are before the command.",
 		Version:                   version,
 		HideHelpCommand:           true,
 		UseShortOptionHandling:    true,
@@ -119,7 +120,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		c.OnUsageError = onUsageError
 		c.HideHelpCommand = true
 	}
-	err := app.RunContext(ctx, args)
+	err := app.RunContext(ctx, flagsFirst(app, args))
 	return report(stderr, interrupted(ctx, err))
 }
 

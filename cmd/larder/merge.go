@@ -23,16 +23,14 @@ func mergeCommand() *cli.Command {
 		Usage:     "make one cache of several, such as those of a CI matrix",
 		ArgsUsage: "DIR…",
 		Description: "Adds what the caches in the DIRs have to the one that --cache names, which is made if it is not there. " +
-			"The first one is right where they disagree. NARs are hard-linked where that is possible, which takes no room.",
+			"The first one is right where they disagree. NARs are hard-linked where that is possible, which takes no room. " +
+			"What no cache has whole is left out, with all that needs it, and named; then the exit code is 1.",
 		Flags:  []cli.Flag{cacheFlag(), minFreeFlag(), jsonFlag(), quietFlag()},
 		Action: merge,
 	}
 }
 
 func merge(c *cli.Context) error {
-	if err := flagsFirst(c); err != nil {
-		return err
-	}
 	const example = "larder merge --cache DIR DIR…"
 	if c.NArg() == 0 {
 		return usageError("no cache to merge is named", example)

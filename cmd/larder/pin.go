@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -11,8 +10,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/nix-larder/larder/internal/bincache"
-	"github.com/nix-larder/larder/internal/runner"
-	"github.com/nix-larder/larder/queue"
 )
 
 func pinCommand() *cli.Command {
@@ -20,23 +17,25 @@ func pinCommand() *cli.Command {
 		Name:      "pin",
 		Usage:     "keep the closures of store paths in the cache, whatever larder gc removes",
 		ArgsUsage: "NAME PATH…",
-		Description: "Makes NAME stand for some store paths. What is not in the cache is copied to it first, if it is in the store. " +
+		Description: "Makes NAME stand for some store paths. What the cache has not of their closures is copied to it first, from the store; if that has it not either, and clients have it from nowhere else, " +
+			"nothing is pinned (1). " +
 			"With --keep, what NAME stood for before is kept as well: so one can go back to an earlier deployment.",
-		Flags: append([]cli.Flag{
+		Flags: slices.Concat([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), minFreeFlag(), quietFlag(),
 			&cli.IntFlag{Name: "keep", Value: 1, Usage: "keep the last `N` things that NAME stood for, this one included"},
-		}, keyFlags()...),
+		}, elsewhereFlags("it is copied, or nothing is pinned"), keyFlags()),
 		Action: pin,
 	}
 }
 
 func unpinCommand() *cli.Command {
 	return &cli.Command{
-		Name:      "unpin",
-		Usage:     "remove pins, so that larder gc may remove what they kept",
-		ArgsUsage: "NAME…",
-		Flags:     []cli.Flag{cacheFlag(), queueFlag()},
-		Action:    unpin,
+		Name:        "unpin",
+		Usage:       "remove pins, so that larder gc may remove what they kept",
+		ArgsUsage:   "NAME…",
+		Description: "Lets go of all that the NAMEs have stood for. Names that are no pins are told of in the end (1); the others are removed.",
+		Flags:       []cli.Flag{cacheFlag(), queueFlag()},
+		Action:      unpin,
 	}
 }
 
@@ -50,9 +49,6 @@ func pinsCommand() *cli.Command {
 }
 
 func pin(c *cli.Context) error {
-	if err := flagsFirst(c); err != nil {
-		return err
-	}
 	if c.NArg() < 2 {
 		return usageError("a name and paths are needed", "larder pin production ./result")
 	}
@@ -68,77 +64,64 @@ func pin(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cache, settings, err := openNamed(c, toChange)
+	settings, err := pushSettings(c)
+	if err != nil {
+		return err
+	}
+	e, err := newElsewhere(c, settings)
+	if err != nil {
+		return err
+	}
+	cache, err := openExisting(c, e.settings, toChange)
 	if err != nil {
 		return err
 	}
 	defer cache.Close()
-	if err := pinPaths(c, settings, cache, name, keep, wanted); err != nil {
+	p := &pinning{elsewhere: e, cache: cache, wanted: wanted}
+	defer p.close()
+	if err := p.open(cache.StoreDir()); err != nil {
+		return err
+	}
+	if err := p.complete(c); err != nil {
+		return err
+	}
+	if err := cache.Pin(c.Context, name, time.Now(), keep, wanted...); err != nil {
+		return orHint(err, hintCache)
+	}
+	// Until now somebody may have removed something.
+	if err := p.complete(c); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(c.App.Writer, "%s keeps %s in %s\n", name, paths(len(wanted)), bincache.URL(cache.Path()))
 	return err
 }
 
-// pinPaths pins store paths, and copies those that are missing.
-func pinPaths(c *cli.Context, s queue.Settings, cache *bincache.Cache, name string, keep int, wanted []string) error {
-	if err := copyMissing(c, s, cache, wanted); err != nil {
-		return err
-	}
-	if err := cache.Pin(c.Context, name, time.Now(), keep, wanted...); err != nil {
-		return orHint(err, hintCache)
-	}
-	// Until now somebody may have removed them.
-	return copyMissing(c, s, cache, wanted)
-}
-
-// copyMissing copies closures of store paths that are not in the cache.
-func copyMissing(c *cli.Context, s queue.Settings, cache *bincache.Cache, wanted []string) error {
-	var missing []string
-	for i, f := range cache.Find(c.Context, wanted) {
-		switch {
-		case errors.Is(f.Err, fs.ErrNotExist), errors.Is(f.Err, bincache.ErrDamaged):
-			missing = append(missing, wanted[i])
-		case f.Err != nil:
-			return orHint(fmt.Errorf("look for %s in the cache: %w", wanted[i], f.Err), hintCache)
-		}
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	tally := &safeTally{Tally: runner.NewTally()}
-	t, err := openTarget(c, s, targetOptions{log: stderrLog(c), wanted: missing, tell: tally.Add})
-	if err != nil {
-		return fmt.Errorf("%s not in the cache, and can't be copied: %w", strings.Join(missing, ", "), err)
-	}
-	defer t.close()
-	done := showProgress(c, t.progress)
-	_, err = t.writer.Copy(c.Context, missing...)
-	done()
-	recordNow(c, t, tally.Tally, nil)
-	return err
-}
-
 func unpin(c *cli.Context) error {
-	if err := flagsFirst(c); err != nil {
-		return err
-	}
 	if c.NArg() == 0 {
 		return usageError("no pin is named", "larder pins lists them")
+	}
+	for _, name := range c.Args().Slice() {
+		if err := bincache.CheckPinName(name); err != nil {
+			return usageError(err.Error(), "larder pins lists them")
+		}
 	}
 	cache, _, err := openNamed(c, toChange)
 	if err != nil {
 		return err
 	}
 	defer cache.Close()
+	var unknown []string
 	for _, name := range c.Args().Slice() {
 		err := cache.Unpin(c.Context, name)
-		if errors.Is(err, bincache.ErrNoPin) {
-			err = withHint(err, "larder pins lists them")
+		switch {
+		case errors.Is(err, bincache.ErrNoPin):
+			unknown = append(unknown, name)
+		case err != nil:
+			return orHint(err, hintCache)
 		}
-		if err != nil {
-			return err
-		}
+	}
+	if len(unknown) > 0 {
+		return withHint(fmt.Errorf("unpin %s: %w", strings.Join(unknown, ", "), bincache.ErrNoPin), "larder pins lists them")
 	}
 	return nil
 }

@@ -33,9 +33,6 @@ func pushCommand() *cli.Command {
 }
 
 func push(c *cli.Context) error {
-	if err := flagsFirst(c); err != nil {
-		return err
-	}
 	args, err := pathArgs(c)
 	if err != nil {
 		return err

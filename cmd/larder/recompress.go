@@ -33,7 +33,7 @@ func recompressCommand() *cli.Command {
 			&cli.DurationFlag{Name: "budget", DefaultText: "as long as it takes", Usage: "begin nothing new after `TIME`, such as 1h; the rest is for the next time"},
 			&cli.StringFlag{Name: "grace", Value: defaultGrace, DefaultText: defaultGrace, Usage: "let old NARs stay for `TIME`: clients over HTTP remember for so long where they are. 0s is for a cache that nobody uses meanwhile"},
 			&cli.BoolFlag{Name: "remember", Usage: "compress what comes into the cache from now on in the same way"},
-			&cli.BoolFlag{Name: "dry-run", Usage: "change nothing, but say how much there is to do"},
+			dryRunFlag("change nothing, but say how much there is to do"),
 			workersFlag(), minFreeFlag(), jsonFlag(), quietFlag(),
 		},
 		Action: recompressCache,
@@ -79,9 +79,6 @@ func recompressCache(c *cli.Context) error {
 
 // recompressOptions reads the flags.
 func recompressOptions(c *cli.Context) (o recompress.Options, err error) {
-	if err := flagsFirst(c); err != nil {
-		return o, err
-	}
 	if o.Method, err = parseCompression(c.String("compression")); err != nil {
 		return o, err
 	}

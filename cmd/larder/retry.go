@@ -18,9 +18,6 @@ func retryCommand() *cli.Command {
 }
 
 func retry(c *cli.Context) error {
-	if err := flagsFirst(c); err != nil {
-		return err
-	}
 	paths, err := parsePaths(c.Args().Slice())
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ func signCommand() *cli.Command {
 			cacheFlag(), queueFlag(),
 			&cli.StringSliceFlag{Name: dropFlag, Usage: "remove the signatures of the key with the name `NAME`, but for those that are added"},
 			trustedKeyFlag(),
-			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "only say what would be done"},
+			dryRunFlag("change nothing, but say what would be done"),
 			minFreeFlag(), stdinFlag(), jsonFlag(), quietFlag(),
 		}, keyFlags()...),
 		Action: signCache,
@@ -34,9 +34,6 @@ func signCommand() *cli.Command {
 }
 
 func signCache(c *cli.Context) error {
-	if err := flagsFirst(c); err != nil {
-		return err
-	}
 	o := bincache.Resigning{DryRun: c.Bool("dry-run"), Drop: c.StringSlice(dropFlag)}
 	for _, name := range o.Drop {
 		if checkKeyName(name) != nil {

@@ -17,7 +17,7 @@ func syncCommand() *cli.Command {
 			"larder drain. From then on all of the store is looked after, not only what comes in.",
 		Flags: append([]cli.Flag{
 			queueFlag(), jsonFlag(),
-			&cli.BoolFlag{Name: "dry-run", Usage: "queue nothing, but list on standard output what would be"},
+			dryRunFlag("queue nothing, but list on standard output what would be"),
 		}, keyFlags()...),
 		Action: syncStore,
 	}

@@ -21,8 +21,6 @@ import (
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/cachecheck"
 	"github.com/nix-larder/larder/internal/nixstore"
-	"github.com/nix-larder/larder/internal/rules"
-	"github.com/nix-larder/larder/queue"
 )
 
 func verifyCommand() *cli.Command {
@@ -31,7 +29,7 @@ func verifyCommand() *cli.Command {
 		Usage: "look whether a cache is whole, and mend it",
 		Description: "Looks at all entries: whether they can be read, their NARs are there and have the right size, what they refer to is there, " +
 			"and, with --trusted-public-key, who has signed them; at records of runs, and at pins; whether listings can be read, and what realisations promise is there. With --contents NARs are read, their hashes " +
-			"and listings compared, and logs that are compressed unpacked. What is of no use, and does no harm, such as the listing of no entry, is a note. It changes nothing, needs no Nix, " +
+			"and listings compared, and logs that are compressed unpacked. What does no harm, such as the listing of no entry, or that a directory is not there which only some versions of Nix make, is a note. It changes nothing, needs no Nix, " +
 			"and with --cache no queue. It ends with 5 if something is wrong.\n\n" +
 			"With --repair what is damaged is written anew from the store, if Nix still has it with the same contents; else the entry is withdrawn, with all that need it, so that clients " +
 			"build instead of failing. Listings are made anew of their NARs, and realisations that promise what is not there are withdrawn. All that goes is named, and what nobody can judge stays, such as what may not be read. It ends with 5 only if something is left. " +
@@ -42,22 +40,18 @@ func verifyCommand() *cli.Command {
 			&cli.StringFlag{Name: "sample", Usage: "with --contents: read a random `SHARE` of the NARs, such as 5%, so that many runs read them all"},
 			&cli.BoolFlag{Name: "repair", Usage: "mend what is damaged, or withdraw it"},
 			&cli.BoolFlag{Name: "no-store", Usage: "with --repair: withdraw all that is damaged, where there is no Nix that may have it"},
-			&cli.StringSliceFlag{Name: "base", Usage: "clients also use this `CACHE`, a directory; '' for none (default: those of the queue's rules)"},
-			&cli.BoolFlag{Name: "upstream", Usage: "clients have what is missing from an upstream; --upstream=false that they have not, so that what needs it is withdrawn (default: if the queue's rules leave something to one)"},
 			trustedKeyFlag(), compressionFlag(), workersFlag(), minFreeFlag(), jsonFlag(), quietFlag(),
-		}, append(contentFlags(), keyFlags()...)...),
+		}, slices.Concat(elsewhereFlags("what needs it is withdrawn"), contentFlags(), keyFlags())...),
 		Action: verify,
 	}
 }
 
 // A verification is what verify is to do.
 type verification struct {
-	settings queue.Settings
-	rules    rules.Rules
-	cache    *bincache.Cache
-	bases    []*bincache.Cache
-	keys     []signature.PublicKey
-	share    func(url string) bool
+	elsewhere
+	cache *bincache.Cache
+	keys  []signature.PublicKey
+	share func(url string) bool
 }
 
 func verify(c *cli.Context) error {
@@ -72,16 +66,12 @@ func verify(c *cli.Context) error {
 		return err
 	}
 	defer v.cache.Close()
-	for _, url := range v.rules.Bases {
-		base, err := openBase(url, v.cache.StoreDir())
-		if err != nil {
-			return err
-		}
-		defer base.Close()
-		v.bases = append(v.bases, base)
+	defer v.close()
+	if err := v.open(v.cache.StoreDir()); err != nil {
+		return err
 	}
 	k := &cachecheck.Checker{
-		Cache: v.cache, Bases: v.bases, Upstream: v.hasUpstream(c),
+		Cache: v.cache, Bases: v.bases, Upstream: v.upstream,
 		Keys: v.keys, Contents: c.Bool("contents"), Share: v.share,
 	}
 	done := showProgress(c, func() progress {
@@ -118,34 +108,18 @@ func newVerification(c *cli.Context) (v *verification, err error) {
 	if v.keys, err = trustedKeys(c); err != nil {
 		return nil, err
 	}
-	if v.settings, err = pushSettings(c); err != nil {
+	settings, err := pushSettings(c)
+	if err != nil {
 		return nil, err
 	}
-	if v.rules, err = rules.Parse(v.settings.Rules); err != nil {
-		return nil, err
-	}
-	if c.IsSet("base") {
-		v.rules.Bases = nil
-		for _, arg := range list(c, "base") {
-			dir, err := parseCache(arg)
-			if err != nil {
-				return nil, err
-			}
-			v.rules.Bases = append(v.rules.Bases, bincache.URL(dir))
-		}
-		v.settings.Rules = v.rules.Format() // also for who copies
-	}
-	return v, nil
-}
-
-func (v *verification) hasUpstream(c *cli.Context) bool {
-	return c.Bool("upstream") || !c.IsSet("upstream") && len(v.rules.SkipSignedBy) > 0
+	v.elsewhere, err = newElsewhere(c, settings)
+	return v, err
 }
 
 // closed tells whether it is known that clients have nothing from elsewhere: by the rules of
 // a queue, or by what the command line says.
 func (v *verification) closed(c *cli.Context) bool {
-	return !v.hasUpstream(c) && (c.IsSet("upstream") || v.settings.Cache != "")
+	return !v.upstream && (c.IsSet("upstream") || v.settings.Cache != "")
 }
 
 // parseShare returns what chooses the NARs that are read, or nil for all.
@@ -279,7 +253,7 @@ func printVerified(c *cli.Context, v *verification, report *cachecheck.Report, r
 		Bytes    int64            `json:"bytes"`    // of those, in the cache
 		Upstream int              `json:"upstream"` // references that are left to an upstream
 		Problems []printedProblem `json:"problems"`
-		Notes    []printedProblem `json:"notes"` // what does no harm
+		Notes    []printedProblem `json:"notes"` // what is no fault, or does no harm
 	}{bincache.URL(v.cache.Path()), report.Entries, report.Nars, report.Bytes, report.Left, problems, notes}
 	out := bufio.NewWriter(c.App.Writer)
 	if c.Bool("json") {

@@ -131,7 +131,7 @@ type Report struct {
 	Bytes    int64     // of those, in the cache
 	Left     int       // store paths that are missing, and left to an upstream
 	Problems []Problem // sorted by file
-	Notes    []Problem // the same of what is of no use, and does no harm
+	Notes    []Problem // the same of what is no fault of the cache
 }
 
 // Check checks. An error says that it could not: what it has found by then is nothing to
@@ -342,7 +342,11 @@ func (k *check) layout() {
 	if !k.Cache.HasInfo() {
 		k.found(Problem{Kind: Layout, File: "nix-cache-info", Err: errors.New("it is missing")})
 	}
-	for _, dir := range k.Cache.Missing() {
+	lost, unknown := k.Cache.Missing()
+	for _, dir := range lost {
 		k.found(Problem{Kind: Layout, File: dir, Err: errors.New("the directory is missing")})
+	}
+	for _, dir := range unknown {
+		k.note(Problem{Kind: Layout, File: dir, Err: errors.New("the directory is missing, which only some versions of Nix make, and need if they may not")})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -228,4 +229,44 @@ func TestWhatMayBeElsewhereIsLeft(t *testing.T) {
 	r.hidden = nil // but it can be had
 	is(t, r, r.mend(t), "reference left rewritten", "reference right rewritten")
 	r.isWell(t)
+}
+
+// A Nix makes the directories that it knows. That others want one more is no fault.
+func TestLostDirectoriesAreNamed(t *testing.T) {
+	r := newSite(t).trial(t)
+	for _, test := range []struct{ gone, problems, notes string }{
+		{"nar log", "log nar", ""},
+		{"build-trace-v2", "", "build-trace-v2"},
+		{"realisations", "", "realisations"},
+		{"realisations build-trace-v2", "build-trace-v2 realisations", ""},
+	} {
+		for dir := range strings.FieldsSeq(test.gone) {
+			must(t, os.Rename(filepath.Join(r.dir, dir), filepath.Join(r.dir, dir+".away")))
+		}
+		report := r.check(t)
+		names := func(all []Problem) string {
+			var files []string
+			for _, p := range all {
+				if p.Kind == Layout {
+					files = append(files, p.File)
+				}
+			}
+			return strings.Join(files, " ")
+		}
+		if got := names(report.Problems); got != test.problems {
+			t.Errorf("without %s problems are %q, want %q", test.gone, got, test.problems)
+		}
+		if got := names(report.Notes); got != test.notes {
+			t.Errorf("without %s notes are %q, want %q", test.gone, got, test.notes)
+		}
+		for dir := range strings.FieldsSeq(test.gone) {
+			must(t, os.Rename(filepath.Join(r.dir, dir+".away"), filepath.Join(r.dir, dir)))
+		}
+	}
+	// What is in its place is in the way.
+	must(t, os.RemoveAll(filepath.Join(r.dir, "build-trace-v2")))
+	must(t, os.WriteFile(filepath.Join(r.dir, "build-trace-v2"), nil, 0o644))
+	if report := r.check(t); !slices.ContainsFunc(report.Problems, func(p Problem) bool { return p.Kind == Layout }) {
+		t.Errorf("a file in place of a directory is none of the problems %+v", report.Problems)
+	}
 }

@@ -122,7 +122,7 @@ func (m *mending) isUnfit(t *task) (bool, error) {
 			}
 		}
 		lacks = slices.DeleteFunc(lacks, func(ref string) bool { return ref == "" })
-		lacks, err := notInBases(m.ctx, m.Bases, lacks)
+		lacks, err := NotInBases(m.ctx, m.Bases, lacks)
 		return len(lacks) > 0, err
 	}
 	return false, nil

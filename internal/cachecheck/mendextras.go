@@ -177,7 +177,7 @@ func (m *mending) isUseless(p *Problem) (bool, error) {
 	if f := m.Cache.Find(m.ctx, []string{storePath})[0]; f.Err == nil || !errors.Is(f.Err, fs.ErrNotExist) && !damaged(f.Err) {
 		return false, f.Err
 	}
-	lacks, err := notInBases(m.ctx, m.Bases, []string{storePath})
+	lacks, err := NotInBases(m.ctx, m.Bases, []string{storePath})
 	return len(lacks) > 0, err
 }
 

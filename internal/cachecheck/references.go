@@ -28,12 +28,12 @@ func (k *check) missing(ctx context.Context, storePaths []string) ([]string, err
 			k.cantRead(hash+".narinfo", Problem{Path: p, hash: hash}, f.Err)
 		}
 	}
-	return notInBases(ctx, k.Bases, missing)
+	return NotInBases(ctx, k.Bases, missing)
 }
 
-// notInBases returns those of some store paths that no base has. That one can't be looked
+// NotInBases returns those of some store paths that no base has. That one can't be looked
 // at is an error: then nobody knows.
-func notInBases(ctx context.Context, bases []*bincache.Cache, storePaths []string) ([]string, error) {
+func NotInBases(ctx context.Context, bases []*bincache.Cache, storePaths []string) ([]string, error) {
 	for _, base := range bases {
 		var left []string
 		for i, f := range base.Find(ctx, storePaths) {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -33,8 +34,10 @@ func checkCache(ctx context.Context, s *Setup) []Finding {
 	if !cache.HasInfo() {
 		findings = append(findings, s.infoless(cache.StoreDir()))
 	}
-	if missing := cache.Missing(); len(missing) > 0 {
-		findings = append(findings, s.missing(missing))
+	if lost, unknown := cache.Missing(); len(lost) > 0 {
+		findings = append(findings, s.missing(append(lost, unknown...)))
+	} else if len(unknown) > 0 {
+		findings = append(findings, s.unknown(unknown))
 	}
 	sample := sampleOf(ctx, cache)
 	closed := s.closed(sample)
@@ -156,6 +159,19 @@ func (s *Setup) missing(dirs []string) Finding {
 		}
 	}
 	f.Run = append(away, strings.Join(words, " "))
+	return f
+}
+
+// unknown says that there is a directory less than some version of Nix makes, as in a cache
+// that another version has written.
+func (s *Setup) unknown(dirs []string) Finding {
+	f := s.missing(dirs)
+	f.What = fmt.Sprintf("the cache has no %s, which only some versions of Nix make", strings.Join(dirs, ", "))
+	f.Why = "whoever may not write to the cache can't read it with one of these: they make it when they open it"
+	// Since 2.35 it is the one of these that others do not know.
+	if newer := slices.Contains(dirs, "build-trace-v2"); !s.Version.Known() || s.Version.Before(2, 35) == newer {
+		f.Severity = Warning // at most: our own Nix does without
+	}
 	return f
 }
 

@@ -67,11 +67,21 @@ func TestCacheThatIsNoneIsFound(t *testing.T) {
 func TestDirectoriesThatACacheHasLostAreFound(t *testing.T) {
 	s := newSite(t)
 	s.isFine(t, checkCache)
-	for _, dir := range []string{"nar", "log", "realisations", "build-trace-v2"} {
+	for dir, say := range map[string]string{
+		"nar": "has lost its nar", "log": "has lost its log", "realisations": "has no realisations", "build-trace-v2": "has no build-trace-v2, which only some",
+	} {
 		must(t, os.RemoveAll(filepath.Join(s.Cache, dir)))
-		s.cures(t, checkCache, s.finds(t, checkCache, Warning, "has lost its "+dir))
+		s.cures(t, checkCache, s.finds(t, checkCache, Warning, say))
 	}
+	must(t, os.RemoveAll(filepath.Join(s.Cache, "realisations")))
+	must(t, os.RemoveAll(filepath.Join(s.Cache, "build-trace-v2")))
+	s.cures(t, checkCache, s.finds(t, checkCache, Warning, "has lost its realisations, build-trace-v2"))
 	trouble.NeedRoot(t)
+	must(t, os.RemoveAll(filepath.Join(s.Cache, "build-trace-v2")))
+	if f := inChild(t, "nobody", "cache", s.Cache); f.Severity != Warning {
+		t.Errorf("for those who may not make what their Nix does not know: %s", show([]Finding{f}))
+	}
+	must(t, os.MkdirAll(filepath.Join(s.Cache, "build-trace-v2"), 0o755))
 	must(t, os.RemoveAll(filepath.Join(s.Cache, "log")))
 	if f := inChild(t, "nobody", "cache", s.Cache); f.Severity != Problem {
 		t.Errorf("for those who may not make it: %s", show([]Finding{f}))
