@@ -30,6 +30,7 @@ demo: build nix ## show the main job on real Nix
 
 test: build check nix-roots ci-tools ## run every test but the long ones
 	LARDER_REQUIRE_NIX=1 go test -race -parallel $(PARALLEL) -tags '$(TAGS)' -timeout 40m ./...
+	go test -run '^TestModel$$' -tags '$(TAGS)' ./internal/cachegc
 	go test -run '^$$' -bench . -benchtime 1x -short -tags '$(TAGS)' $(BENCHMARKED)
 
 test-long: build nix-roots ci-tools ## run the tests that take long

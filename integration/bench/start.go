@@ -87,6 +87,11 @@ func openEntries(ctx context.Context, b *bench, count int) (dir string, err erro
 	if err = os.RemoveAll(dir); err == nil {
 		err = cachetest.Fill(ctx, dir, count)
 	}
+	for _, inner := range []string{"log", "realisations"} { // as any writer makes them
+		if err == nil {
+			err = os.MkdirAll(filepath.Join(dir, inner), 0o755)
+		}
+	}
 	if err == nil {
 		err = os.WriteFile(last, []byte("StoreDir: /nix/store\n"), 0o644)
 	}

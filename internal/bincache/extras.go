@@ -99,7 +99,7 @@ func (c *Cache) Extras() (listings, realisations, logs []string, err error) {
 	}
 	for _, dir := range RealisationDirs {
 		err := fs.WalkDir(c.FS(), dir, func(name string, d fs.DirEntry, err error) error {
-			if err == nil && (realisationName.MatchString(name) || buildTraceName.MatchString(name)) {
+			if err == nil && (realisationName().MatchString(name) || buildTraceName().MatchString(name)) {
 				realisations = append(realisations, name)
 			}
 			return ignoreNotExist(err)

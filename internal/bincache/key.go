@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Key returns 32 letters and digits that name what is in the cache. They change when,
@@ -41,8 +42,14 @@ func (c *Cache) Key(ctx context.Context) (string, error) {
 	return sum.Digits()[:32], nil
 }
 
+// pattern returns what compiles a regular expression when it is used first: all of them together
+// would take every command, and so the hook, half a millisecond.
+func pattern(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
+
 // ofNix matches files that some Nix has not finished.
-var ofNix = regexp.MustCompile(`\.tmp\.[0-9]+\.[0-9]+$`)
+var ofNix = pattern(`\.tmp\.[0-9]+\.[0-9]+$`)
 
 // keyFiles returns the files below a directory of the cache on which its key depends.
 func (c *Cache) keyFiles(dir string) (names []string, err error) {
@@ -58,7 +65,7 @@ func (c *Cache) keyFiles(dir string) (names []string, err error) {
 			return fs.SkipDir
 		case dir == "." && !isNarInfo(name) && !strings.HasSuffix(name, ".ls"):
 			return nil
-		case !d.IsDir() && !strings.HasPrefix(d.Name(), ".") && !ofNix.MatchString(name):
+		case !d.IsDir() && !strings.HasPrefix(d.Name(), ".") && !ofNix().MatchString(name):
 			names = append(names, name)
 		}
 		return nil
@@ -67,11 +74,11 @@ func (c *Cache) keyFiles(dir string) (names []string, err error) {
 }
 
 // byContents matches the files whose contents count.
-var byContents = regexp.MustCompile(`\.narinfo$|^realisations/|^build-trace-v2/|^\.larder/pins/|^\.larder/settings$`)
+var byContents = pattern(`\.narinfo$|^realisations/|^build-trace-v2/|^\.larder/pins/|^\.larder/settings$`)
 
 // keyOf returns what a file contributes to the key. A name has no NUL in it.
 func (c *Cache) keyOf(name string) (line string, size int, err error) {
-	if !byContents.MatchString(name) {
+	if !byContents().MatchString(name) {
 		info, err := c.root.Lstat(name)
 		if err != nil {
 			return "", 0, err

@@ -13,7 +13,7 @@ import (
 func isRetirable(name string) bool {
 	hash, isListing := strings.CutSuffix(name, listingEnding)
 	return isNarPlace(name) || isListing && len(hash) == hashLen && !strings.Contains(hash, "/") ||
-		path.Dir(name) == logsDir && path.Base(name) != ".keep" || realisationName.MatchString(name) || buildTraceName.MatchString(name)
+		path.Dir(name) == logsDir && path.Base(name) != ".keep" || realisationName().MatchString(name) || buildTraceName().MatchString(name)
 }
 
 // Known is what somebody has read of entries since he took the cache's lock, which he still

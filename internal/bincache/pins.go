@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"iter"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -36,11 +35,11 @@ const (
 // ErrNoPin says that there is no pin of a name.
 var ErrNoPin = errors.New("there is no such pin")
 
-var pinName = regexp.MustCompile(`^[0-9A-Za-z_][0-9A-Za-z._+-]{0,199}$`)
+var pinName = pattern(`^[0-9A-Za-z_][0-9A-Za-z._+-]{0,199}$`)
 
 // CheckPinName returns an error if a pin can't have a name: it is that of a file.
 func CheckPinName(name string) error {
-	if !pinName.MatchString(name) {
+	if !pinName().MatchString(name) {
 		return fmt.Errorf("%q can't be a pin's name: want letters, digits, and . _ + - between them", name)
 	}
 	return nil

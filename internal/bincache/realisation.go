@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -41,11 +40,11 @@ const (
 var RealisationDirs = []string{realisationsDir, buildTraceDir}
 
 var (
-	realisationName = regexp.MustCompile(`^realisations/(sha256:[0-9a-f]{64})!([^/!]+)\.doi$`)
-	buildTraceName  = regexp.MustCompile(`^build-trace-v2/([^/!]+\.drv)/([^/!]+)\.doi$`)
-	drvHash         = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-	outputName      = regexp.MustCompile(`^[0-9A-Za-z+_?=-][0-9A-Za-z+._?=-]*$`)
-	pathName        = regexp.MustCompile(`^[0-9a-z]{32}-[0-9A-Za-z+._?=-]+$`)
+	realisationName = pattern(`^realisations/(sha256:[0-9a-f]{64})!([^/!]+)\.doi$`)
+	buildTraceName  = pattern(`^build-trace-v2/([^/!]+\.drv)/([^/!]+)\.doi$`)
+	drvHash         = pattern(`^sha256:[0-9a-f]{64}$`)
+	outputName      = pattern(`^[0-9A-Za-z+_?=-][0-9A-Za-z+._?=-]*$`)
+	pathName        = pattern(`^[0-9a-z]{32}-[0-9A-Za-z+._?=-]+$`)
 )
 
 // ID names what is realised.
@@ -69,18 +68,18 @@ func fileOf(id string) string { return path.Join(realisationsDir, id+".doi") }
 // Check returns an error if there can't be such a realisation.
 func (r *Realisation) Check() error {
 	switch {
-	case !drvHash.MatchString(r.Drv) && (!pathName.MatchString(r.Drv) || !strings.HasSuffix(r.Drv, ".drv")):
+	case !drvHash().MatchString(r.Drv) && (!pathName().MatchString(r.Drv) || !strings.HasSuffix(r.Drv, ".drv")):
 		return fmt.Errorf("%q is no derivation", r.Drv)
-	case !outputName.MatchString(r.Output):
+	case !outputName().MatchString(r.Output):
 		return fmt.Errorf("%q is no output", r.Output)
-	case !pathName.MatchString(r.OutPath):
+	case !pathName().MatchString(r.OutPath):
 		return fmt.Errorf("%q is no store path", r.OutPath)
 	case r.isTrace() && len(r.Dependent) > 0:
 		return errors.New("it depends on others, for which this layout has no place")
 	}
 	for id, out := range r.Dependent {
 		drv, output, _ := strings.Cut(id, "!")
-		if !drvHash.MatchString(drv) || !outputName.MatchString(output) || !pathName.MatchString(out) {
+		if !drvHash().MatchString(drv) || !outputName().MatchString(output) || !pathName().MatchString(out) {
 			return fmt.Errorf("it depends on %q, realised as %q", id, out)
 		}
 	}
@@ -152,9 +151,9 @@ func toJSON(value any) []byte {
 // ParseRealisation reads the file of a realisation, whose name tells what it is of.
 func ParseRealisation(file string, text []byte) (*Realisation, error) {
 	r := &Realisation{}
-	match, trace := realisationName.FindStringSubmatch(file), false
+	match, trace := realisationName().FindStringSubmatch(file), false
 	if match == nil {
-		match, trace = buildTraceName.FindStringSubmatch(file), true
+		match, trace = buildTraceName().FindStringSubmatch(file), true
 	}
 	if match == nil {
 		return nil, fmt.Errorf("%q is no name of a realisation", file)

@@ -45,7 +45,7 @@ func (c *Cache) realisationFiles() (files []string, err error) {
 			switch {
 			case errors.Is(err, fs.ErrNotExist):
 				return nil
-			case err == nil && d.Type().IsRegular() && (realisationName.MatchString(name) || buildTraceName.MatchString(name)):
+			case err == nil && d.Type().IsRegular() && (realisationName().MatchString(name) || buildTraceName().MatchString(name)):
 				files = append(files, name)
 			}
 			return err

@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	sequences = flag.Int("sequences", 10_000, "how many random sequences TestModel makes")
+	sequences = flag.Int("sequences", manySequences, "how many random sequences TestModel makes")
 	firstSeed = flag.Uint64("seed", 0, "the first of TestModel's sequences")
 )
 
