@@ -17,10 +17,10 @@ func isRetirable(name string) bool {
 }
 
 // Known is what somebody has read of entries since he took the cache's lock, which he still
-// holds. So none of them has changed: who adds leaves alone what he finds. But what he has
-// withdrawn himself may be there again, and be something else.
+// holds. So none of them has changed that is whole: who adds leaves that alone. But who finds
+// a damaged one may mend it, with another NAR, and what was withdrawn may be there again.
 type Known struct {
-	Hashes map[string]bool        // of entries that were read, and not withdrawn since
+	Hashes map[string]bool        // of entries that were read, are whole, and were not withdrawn since
 	Needs  func(file string) bool // whether one of them may need a NAR or a log, by its name
 }
 

@@ -87,16 +87,23 @@ func (m *mending) isMended(t *task) (bool, error) {
 	return true, nil
 }
 
-// isUnfit tells whether an entry is still as damaged as it was.
-func (m *mending) isUnfit(t *task) (bool, error) {
-	n, _, err := m.Cache.Read(t.hash)
+// isDamage tells whether the error of reading something once more says that it is damaged. If it
+// is gone, that is no error, and nothing to be withdrawn.
+func isDamage(err error) (bool, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return false, nil
 	case damaged(err):
 		return true, nil
-	case err != nil:
-		return false, err
+	}
+	return false, err
+}
+
+// isUnfit tells whether an entry is still as damaged as it was.
+func (m *mending) isUnfit(t *task) (bool, error) {
+	n, _, err := m.Cache.Read(t.hash)
+	if err != nil {
+		return isDamage(err)
 	}
 	switch t.Kind {
 	case Contents:

@@ -164,12 +164,8 @@ func (m *mending) copyPromised(storePath string) (bool, error) {
 func (m *mending) isUseless(p *Problem) (bool, error) {
 	r, err := m.Cache.Realisation(p.File)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return false, nil
-	case damaged(err):
-		return true, nil
 	case err != nil:
-		return false, err
+		return isDamage(err)
 	case p.useless:
 		return (&Checker{Cache: m.Cache}).isStillBroken(p.File), nil
 	}

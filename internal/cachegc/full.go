@@ -84,7 +84,9 @@ func (g *collection) takeAway(hashes, paths []string) error {
 	}
 	if err != nil { // and nobody else would find them
 		for _, hash := range slices.Backward(g.aside.Hashes) {
-			err = errors.Join(err, ignoreNotExist(g.cache.Reinstate(g.aside, hash)))
+			if undo := g.cache.Reinstate(g.aside, hash); !errors.Is(undo, fs.ErrNotExist) { // or it is back already
+				err = errors.Join(err, undo)
+			}
 		}
 		return err
 	}
@@ -92,11 +94,4 @@ func (g *collection) takeAway(hashes, paths []string) error {
 		return err
 	}
 	return g.cache.EndRemoval(g.aside)
-}
-
-func ignoreNotExist(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
