@@ -66,9 +66,6 @@ func newGithubRunner(t *testing.T, r ciRecipe, service string, conf ...string) *
 	must(t, os.Chmod(service, 0o777))
 	g.machine = g.machine.with("GITHUB_ACTIONS=true", "CI=true", "RUNNER_OS=Linux", "RUNNER_ARCH=X64", "RUNNER_TEMP="+temp,
 		"GITHUB_WORKSPACE="+g.project, "FAKE_CACHE_SERVICE="+service)
-	fake, err := os.ReadFile("testdata/ci/cache.js")
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(r.dir, "github/cache.js"), fake, 0o644))
 	return g
 }
 
