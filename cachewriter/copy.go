@@ -122,19 +122,10 @@ func (w *Writer) copy(ctx context.Context, paths []string) (Result, error) {
 	w.mu.Lock()
 	w.unlooked += len(graph)
 	w.mu.Unlock()
-	for first := 0; first < len(graph); first += lookAhead {
-		chunk := graph[first:min(first+lookAhead, len(graph))]
-		looked, err := w.look(ctx, chunk)
-		if err != nil {
-			w.detach(c)
-			return c.result, err
-		}
-		for i, node := range chunk {
-			if err := w.admit(ctx, c, graph, node, looked[i]); err != nil {
-				w.detach(c)
-				return c.result, err
-			}
-		}
+	err = w.lookAll(ctx, graph, func(node nixstore.Node, l look) error { return w.admit(ctx, c, graph, node, l) })
+	if err != nil {
+		w.detach(c)
+		return c.result, err
 	}
 	err = w.wait(ctx, c)
 	if ctx.Err() == nil && !errors.Is(err, ErrUnavailable) {
