@@ -194,10 +194,6 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 		w.complete[node.ID] = struct{}{}
 		return false
 	}
-	e := &entry{id: node.ID, info: l.info, rewrite: l.rewrite, present: l.present, lack: l.lack}
-	if e.present {
-		e.info = &nixstore.Info{Path: l.path}
-	}
 	var waitsFor []*entry // what is not published
 	for _, i := range node.Refs {
 		id := graph[i].ID
@@ -212,9 +208,13 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 		}
 		waitsFor = append(waitsFor, ref)
 	}
-	if e.present && len(waitsFor) == 0 && !e.lack.any() {
-		w.complete[e.id] = struct{}{}
+	if l.present && len(waitsFor) == 0 && !l.lack.any() {
+		w.complete[node.ID] = struct{}{}
 		return false
+	}
+	e := &entry{id: node.ID, info: l.info, rewrite: l.rewrite, present: l.present, lack: l.lack}
+	if e.present {
+		e.info = &nixstore.Info{Path: l.path}
 	}
 	for _, ref := range waitsFor {
 		ref.referrers = append(ref.referrers, e)

@@ -121,8 +121,8 @@ func (w *walk) readEdges(ctx context.Context, tx *sql.Tx, ids []int64) error {
 		return err
 	}
 	defer rows.Close()
+	var refs sql.NullString
 	for rows.Next() {
-		var refs sql.NullString
 		if err := rows.Scan(&refs); err != nil {
 			return err
 		}

@@ -190,8 +190,8 @@ func (s *Store) Contents(ctx context.Context, nodes []Node) ([]Content, error) {
 	var contents []Content
 	err := s.db.read(ctx, func(tx *sql.Tx) error {
 		contents = make([]Content, 0, len(nodes))
+		var path, hash, sigs sql.NullString
 		return readRows(ctx, tx, contentsSQL, idsOf(nodes), func(rows *sql.Rows) error {
-			var path, hash, sigs sql.NullString
 			err := rows.Scan(&path, &hash, &sigs)
 			c := Content{Path: path.String, Sigs: strings.Fields(sigs.String)}
 			if err == nil && path.Valid {
