@@ -114,7 +114,13 @@ func (w *Writer) heedRemovals(forget bool) (string, error) {
 }
 
 func (w *Writer) copy(ctx context.Context, paths []string) (Result, error) {
-	graph, err := w.store.Closure(ctx, paths, w.isComplete)
+	early := w.lookEarly(ctx)
+	graph, err := w.store.ClosureContents(ctx, paths, w.isComplete, func() func(int64, nixstore.Content) bool {
+		early.end()
+		early = w.lookEarly(ctx)
+		return early.see
+	})
+	known := early.end()
 	if err != nil {
 		return Result{}, err
 	}
@@ -122,7 +128,7 @@ func (w *Writer) copy(ctx context.Context, paths []string) (Result, error) {
 	w.mu.Lock()
 	w.unlooked += len(graph)
 	w.mu.Unlock()
-	err = w.lookAll(ctx, graph, func(node nixstore.Node, l look) error { return w.admit(ctx, c, graph, node, l) })
+	err = w.lookAll(ctx, graph, known, func(node nixstore.Node, l *look) error { return w.admit(ctx, c, graph, node, l) })
 	if err != nil {
 		w.detach(c)
 		return c.result, err
@@ -147,7 +153,7 @@ func (w *Writer) isComplete(id int64) bool {
 
 // admit lets a path of the graph, all of whose references have been before, into
 // the window, unless it is complete already.
-func (w *Writer) admit(ctx context.Context, c *call, graph nixstore.Graph, node nixstore.Node, l look) error {
+func (w *Writer) admit(ctx context.Context, c *call, graph nixstore.Graph, node nixstore.Node, l *look) error {
 	select {
 	case w.room <- struct{}{}:
 	case <-ctx.Done():
@@ -177,7 +183,7 @@ func (w *Writer) admit(ctx context.Context, c *call, graph nixstore.Graph, node 
 }
 
 // admitted tells whether it made a new entry. The mutex is held.
-func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l look) bool {
+func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l *look) bool {
 	if _, ok := w.complete[node.ID]; ok {
 		return false // another call was faster
 	}

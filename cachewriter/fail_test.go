@@ -88,8 +88,8 @@ func TestPathThatGoesWhileItIsReadIsGone(t *testing.T) {
 		t.Errorf("registered anew: %v, want an error to try again after", err)
 	}
 	var looked look
-	err = w.lookAll(t.Context(), nixstore.Graph{{ID: 1 << 40}}, func(_ nixstore.Node, l look) error {
-		looked = l
+	err = w.lookAll(t.Context(), nixstore.Graph{{ID: 1 << 40}}, nil, func(_ nixstore.Node, l *look) error {
+		looked = *l
 		return nil
 	})
 	if err != nil || !errors.Is(looked.err, ErrNotInStore) {

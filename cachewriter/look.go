@@ -16,7 +16,7 @@ import (
 
 // lookAhead is how many paths are looked up together, so that the answers of a
 // slow file system come at the same time.
-const lookAhead = 256
+const lookAhead = 128
 
 // A look is what was found out about a path.
 type look struct {
@@ -30,13 +30,18 @@ type look struct {
 	err       error          // this path's own trouble
 }
 
-// lookAll finds out which paths of a graph are in the cache, and calls admit for all of
-// them, in their order. While the cache is looked at for some, Nix's database is for the
-// next ones.
-func (w *Writer) lookAll(ctx context.Context, graph nixstore.Graph, admit func(nixstore.Node, look) error) error {
-	var next []nixstore.Content
+// lookAll finds out which paths of a graph are in the cache, but for those that are known
+// to be, and calls admit for all of them, in their order. While the cache is looked at for
+// some, Nix's database is for the next ones.
+func (w *Writer) lookAll(ctx context.Context, graph nixstore.Graph, known map[int64]*look, admit func(nixstore.Node, *look) error) error {
+	isKnown := func(node nixstore.Node) bool { return known[node.ID] != nil }
+	var next part
 	var nextErr error
-	read := func(nodes []nixstore.Node) { next, nextErr = w.store.Contents(ctx, nodes) }
+	read := func(nodes []nixstore.Node) {
+		if next = (part{nodes: slices.DeleteFunc(slices.Clone(nodes), isKnown)}); len(next.nodes) > 0 {
+			next.contents, nextErr = w.store.Contents(ctx, next.nodes)
+		}
+	}
 	parts := slices.Collect(slices.Chunk(graph, lookAhead))
 	for i, nodes := range parts {
 		if i == 0 {
@@ -45,18 +50,22 @@ func (w *Writer) lookAll(ctx context.Context, graph nixstore.Graph, admit func(n
 		if nextErr != nil {
 			return nextErr
 		}
-		contents := next
+		now := next
 		var reading sync.WaitGroup
 		if i+1 < len(parts) {
 			reading.Go(func() { read(parts[i+1]) })
 		}
-		looked, err := w.look(ctx, nodes, contents)
+		looked, err := w.look(ctx, now)
 		reading.Wait()
 		if err != nil {
 			return err
 		}
-		for n, node := range nodes {
-			if err := admit(node, looked[n]); err != nil {
+		for _, node := range nodes {
+			l := known[node.ID]
+			if l == nil {
+				l, looked = &looked[0], looked[1:]
+			}
+			if err := admit(node, l); err != nil {
 				return err
 			}
 		}
@@ -66,15 +75,10 @@ func (w *Writer) lookAll(ctx context.Context, graph nixstore.Graph, admit func(n
 
 // look finds out which of some paths are in the cache. For those that are, as nearly
 // all may be, it takes as little as can tell that.
-func (w *Writer) look(ctx context.Context, nodes []nixstore.Node, contents []nixstore.Content) ([]look, error) {
-	paths := make([]string, len(nodes))
-	for i, c := range contents {
-		paths[i] = c.Path
-	}
+func (w *Writer) look(ctx context.Context, p part) ([]look, error) {
+	nodes := p.nodes
 	looked, found := make([]look, len(nodes)), make([]bincache.Found, len(nodes))
-	w.cache.FindEach(ctx, paths, func(i int, f bincache.Found) {
-		looked[i], found[i] = w.findPresent(contents[i], f), f
-	})
+	w.findAll(ctx, p.contents, func(i int, l look, f bincache.Found) { looked[i], found[i] = l, f })
 	var rest []int // where those are that need more than a look
 	var restNodes []nixstore.Node
 	for i := range looked {
@@ -98,6 +102,15 @@ func (w *Writer) look(ctx context.Context, nodes []nixstore.Node, contents []nix
 		})
 	}
 	return looked, g.Wait()
+}
+
+// findAll calls see, by several goroutines, for all of some paths.
+func (w *Writer) findAll(ctx context.Context, contents []nixstore.Content, see func(i int, l look, found bincache.Found)) {
+	paths := make([]string, len(contents))
+	for i, c := range contents {
+		paths[i] = c.Path
+	}
+	w.cache.FindEach(ctx, paths, func(i int, f bincache.Found) { see(i, w.findPresent(contents[i], f), f) })
 }
 
 // findPresent finds out whether the cache has a path as we would write it.

@@ -118,7 +118,7 @@ func (c *Cache) findOne(ctx context.Context, f *finder, storePath string, buf []
 }
 
 // findBatch is how many entries are looked for by one goroutine at a time.
-const findBatch = 16
+const findBatch = 8
 
 // quickNarInfo is how large a narinfo may be that is read in the quick way: nearly all
 // are much smaller.
