@@ -114,7 +114,13 @@ func (w *Writer) heedRemovals(forget bool) (string, error) {
 }
 
 func (w *Writer) copy(ctx context.Context, paths []string) (Result, error) {
-	graph, err := w.store.Closure(ctx, paths, w.isComplete)
+	early := w.lookEarly(ctx)
+	graph, err := w.store.ClosureContents(ctx, paths, w.isComplete, func() func(int64, nixstore.Content) bool {
+		early.end()
+		early = w.lookEarly(ctx)
+		return early.see
+	})
+	known := early.end()
 	if err != nil {
 		return Result{}, err
 	}
@@ -122,19 +128,10 @@ func (w *Writer) copy(ctx context.Context, paths []string) (Result, error) {
 	w.mu.Lock()
 	w.unlooked += len(graph)
 	w.mu.Unlock()
-	for first := 0; first < len(graph); first += lookAhead {
-		chunk := graph[first:min(first+lookAhead, len(graph))]
-		looked, err := w.look(ctx, chunk)
-		if err != nil {
-			w.detach(c)
-			return c.result, err
-		}
-		for i, node := range chunk {
-			if err := w.admit(ctx, c, graph, node, looked[i]); err != nil {
-				w.detach(c)
-				return c.result, err
-			}
-		}
+	err = w.lookAll(ctx, graph, known, func(node nixstore.Node, l *look) error { return w.admit(ctx, c, graph, node, l) })
+	if err != nil {
+		w.detach(c)
+		return c.result, err
 	}
 	err = w.wait(ctx, c)
 	if ctx.Err() == nil && !errors.Is(err, ErrUnavailable) {
@@ -156,7 +153,7 @@ func (w *Writer) isComplete(id int64) bool {
 
 // admit lets a path of the graph, all of whose references have been before, into
 // the window, unless it is complete already.
-func (w *Writer) admit(ctx context.Context, c *call, graph nixstore.Graph, node nixstore.Node, l look) error {
+func (w *Writer) admit(ctx context.Context, c *call, graph nixstore.Graph, node nixstore.Node, l *look) error {
 	select {
 	case w.room <- struct{}{}:
 	case <-ctx.Done():
@@ -186,7 +183,7 @@ func (w *Writer) admit(ctx context.Context, c *call, graph nixstore.Graph, node 
 }
 
 // admitted tells whether it made a new entry. The mutex is held.
-func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l look) bool {
+func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l *look) bool {
 	if _, ok := w.complete[node.ID]; ok {
 		return false // another call was faster
 	}
@@ -203,10 +200,6 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 		w.complete[node.ID] = struct{}{}
 		return false
 	}
-	e := &entry{id: node.ID, info: l.info, rewrite: l.rewrite, present: l.present, lack: l.lack}
-	if e.present {
-		e.info = &nixstore.Info{Path: l.path}
-	}
 	var waitsFor []*entry // what is not published
 	for _, i := range node.Refs {
 		id := graph[i].ID
@@ -221,9 +214,13 @@ func (w *Writer) admitted(c *call, graph nixstore.Graph, node nixstore.Node, l l
 		}
 		waitsFor = append(waitsFor, ref)
 	}
-	if e.present && len(waitsFor) == 0 && !e.lack.any() {
-		w.complete[e.id] = struct{}{}
+	if l.present && len(waitsFor) == 0 && !l.lack.any() {
+		w.complete[node.ID] = struct{}{}
 		return false
+	}
+	e := &entry{id: node.ID, info: l.info, rewrite: l.rewrite, present: l.present, lack: l.lack}
+	if e.present {
+		e.info = &nixstore.Info{Path: l.path}
 	}
 	for _, ref := range waitsFor {
 		ref.referrers = append(ref.referrers, e)

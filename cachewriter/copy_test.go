@@ -162,6 +162,32 @@ func TestOnlyWhatIsMissingIsCopied(t *testing.T) {
 	f.check(t)
 }
 
+// TestOnlyWhatIsMissingOfManyIsCopied has more paths than are looked at together: at first
+// those that are found first are missing, and then a few of all.
+func TestOnlyWhatIsMissingOfManyIsCopied(t *testing.T) {
+	const count = 3 * lookAhead
+	f := newFixture(t)
+	closure := f.nix.Lines(t, "nix-store", "-qR", f.nix.AddTexts(t, "text", count))
+	top := closure[count-1]
+	f.copy(t, Options{}, closure[lookAhead-1])
+	if r := f.copy(t, Options{}, top); r.Paths != count || r.Copied != count-lookAhead {
+		t.Errorf("%+v, want %d paths, and %d of them copied", r, count, count-lookAhead)
+	}
+	f.check(t)
+	for i, place := range []int{0, 1, lookAhead, 2*lookAhead + 7, count - 1} {
+		narInfo, nar := f.entry(t, closure[place])
+		if i%2 == 0 {
+			must(t, os.Remove(narInfo))
+		} else {
+			must(t, os.Truncate(nar, 20))
+		}
+	}
+	if r := f.copy(t, Options{}, top); r.Paths != count || r.Copied != 5 {
+		t.Errorf("%+v, want %d paths, and 5 of them copied", r, count)
+	}
+	f.check(t)
+}
+
 func TestPathThatIsNotInTheStoreIsSaidToBe(t *testing.T) {
 	f := newFixture(t)
 	good := f.nix.Add(t, "good", "good")

@@ -28,14 +28,16 @@ type Extras struct {
 
 // Missing returns what an entry could have from a store that has the same contents, and
 // has not: the listing, and the log of a derivation's build, or "".
-func (x Extras) Missing(cache *bincache.Cache, store nixstore.Dirs, have *bincache.NarInfo) (listing bool, log string) {
-	listing = x.Listings && !cache.Has(bincache.ListingName(have.StorePath))
-	if !x.Logs || have.Deriver == "" {
+func (x Extras) Missing(have bincache.Found, store nixstore.Dirs) (listing bool, log string) {
+	listing = x.Listings && !have.Has(bincache.ListingName(have.Entry.StorePath))
+	if !x.Logs || have.Entry.Deriver == "" {
 		return listing, ""
 	}
-	// Of most entries there is no log here, which takes less to see.
-	drv := store.Store + "/" + have.Deriver
-	if store.HasLog(drv) && !cache.Has(bincache.LogName(drv)) {
+	// The cache first, which takes less: what was copied with its log has that.
+	if have.Has(bincache.LogName(have.Entry.Deriver)) {
+		return listing, ""
+	}
+	if drv := store.Store + "/" + have.Entry.Deriver; store.HasLog(drv) {
 		log = drv
 	}
 	return listing, log
@@ -52,10 +54,10 @@ func (l lack) any() bool { return l.listing || l.log != "" }
 
 // lackOf returns what an entry lacks, if it has what the store has: what the store could
 // add to another one would not belong to it.
-func (w *Writer) lackOf(narHash [32]byte, have *bincache.NarInfo) lack {
+func (w *Writer) lackOf(narHash [32]byte, have bincache.Found) lack {
 	l := lack{narHash: narHash}
-	if have.NarHash == l.narHash {
-		l.listing, l.log = w.extras.Missing(w.cache, w.store.Dirs(), have)
+	if have.Entry.NarHash == l.narHash {
+		l.listing, l.log = w.extras.Missing(have, w.store.Dirs())
 	}
 	return l
 }

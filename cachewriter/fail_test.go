@@ -87,8 +87,13 @@ func TestPathThatGoesWhileItIsReadIsGone(t *testing.T) {
 	if err == nil || errors.Is(err, ErrStoreCorrupt) || errors.Is(err, ErrNotInStore) || errors.Is(err, ErrUnavailable) {
 		t.Errorf("registered anew: %v, want an error to try again after", err)
 	}
-	if looked, err := w.look(t.Context(), []nixstore.Node{{ID: 1 << 40}}); err != nil || !errors.Is(looked[0].err, ErrNotInStore) {
-		t.Errorf("row is gone: %v, %v; want ErrNotInStore of this path", looked, err)
+	var looked look
+	err = w.lookAll(t.Context(), nixstore.Graph{{ID: 1 << 40}}, nil, func(_ nixstore.Node, l *look) error {
+		looked = *l
+		return nil
+	})
+	if err != nil || !errors.Is(looked.err, ErrNotInStore) {
+		t.Errorf("row is gone: %v, %v; want ErrNotInStore of this path", looked.err, err)
 	}
 	f.check(t)
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -14,7 +16,7 @@ import (
 
 // lookAhead is how many paths are looked up together, so that the answers of a
 // slow file system come at the same time.
-const lookAhead = 256
+const lookAhead = 128
 
 // A look is what was found out about a path.
 type look struct {
@@ -28,20 +30,55 @@ type look struct {
 	err       error          // this path's own trouble
 }
 
+// lookAll finds out which paths of a graph are in the cache, but for those that are known
+// to be, and calls admit for all of them, in their order. While the cache is looked at for
+// some, Nix's database is for the next ones.
+func (w *Writer) lookAll(ctx context.Context, graph nixstore.Graph, known map[int64]*look, admit func(nixstore.Node, *look) error) error {
+	isKnown := func(node nixstore.Node) bool { return known[node.ID] != nil }
+	var next part
+	var nextErr error
+	read := func(nodes []nixstore.Node) {
+		if next = (part{nodes: slices.DeleteFunc(slices.Clone(nodes), isKnown)}); len(next.nodes) > 0 {
+			next.contents, nextErr = w.store.Contents(ctx, next.nodes)
+		}
+	}
+	parts := slices.Collect(slices.Chunk(graph, lookAhead))
+	for i, nodes := range parts {
+		if i == 0 {
+			read(nodes)
+		}
+		if nextErr != nil {
+			return nextErr
+		}
+		now := next
+		var reading sync.WaitGroup
+		if i+1 < len(parts) {
+			reading.Go(func() { read(parts[i+1]) })
+		}
+		looked, err := w.look(ctx, now)
+		reading.Wait()
+		if err != nil {
+			return err
+		}
+		for _, node := range nodes {
+			l := known[node.ID]
+			if l == nil {
+				l, looked = &looked[0], looked[1:]
+			}
+			if err := admit(node, l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // look finds out which of some paths are in the cache. For those that are, as nearly
 // all may be, it takes as little as can tell that.
-func (w *Writer) look(ctx context.Context, nodes []nixstore.Node) ([]look, error) {
-	contents, err := w.store.Contents(ctx, nodes)
-	if err != nil {
-		return nil, err
-	}
-	paths := make([]string, len(nodes))
-	for i, c := range contents {
-		paths[i] = c.Path
-	}
-	found := w.cache.Find(ctx, paths)
-	looked := make([]look, len(nodes))
-	w.findPresent(contents, found, looked)
+func (w *Writer) look(ctx context.Context, p part) ([]look, error) {
+	nodes := p.nodes
+	looked, found := make([]look, len(nodes)), make([]bincache.Found, len(nodes))
+	w.findAll(ctx, p.contents, func(i int, l look, f bincache.Found) { looked[i], found[i] = l, f })
 	var rest []int // where those are that need more than a look
 	var restNodes []nixstore.Node
 	for i := range looked {
@@ -67,34 +104,32 @@ func (w *Writer) look(ctx context.Context, nodes []nixstore.Node) ([]look, error
 	return looked, g.Wait()
 }
 
-// findPresent finds those that the cache has as we would write them.
-func (w *Writer) findPresent(contents []nixstore.Content, found []bincache.Found, looked []look) {
-	if w.replace {
-		return // it takes more than a hash to tell
-	}
-	var same []int
+// findAll calls see, by several goroutines, for all of some paths.
+func (w *Writer) findAll(ctx context.Context, contents []nixstore.Content, see func(i int, l look, found bincache.Found)) {
+	paths := make([]string, len(contents))
 	for i, c := range contents {
-		looked[i].path = c.Path
-		if have := found[i].Entry; have != nil && have.NarHash == c.NarHash && !lacks(have, c.Sigs) && !w.rewrite(have) {
-			looked[i].present = len(w.keys) == 0
-			same = append(same, i)
+		paths[i] = c.Path
+	}
+	w.cache.FindEach(ctx, paths, func(i int, f bincache.Found) { see(i, w.findPresent(contents[i], f), f) })
+}
+
+// findPresent finds out whether the cache has a path as we would write it.
+func (w *Writer) findPresent(c nixstore.Content, found bincache.Found) look {
+	l := look{path: c.Path}
+	have := found.Entry
+	switch {
+	case w.replace:
+		return l // it takes more than a hash to tell
+	case have == nil || have.NarHash != c.NarHash || lacks(have, c.Sigs) || w.rewrite(have):
+		return l
+	case len(w.keys) > 0:
+		// What is wrong shows when it is to be signed.
+		if signed, err := have.SignedBy(w.keys); !signed || err != nil {
+			return l
 		}
 	}
-	if w.extras != (Extras{}) {
-		_ = bincache.EachOf(same, func(i int) error { // (ignored) it has none
-			looked[i].lack = w.lackOf(contents[i].NarHash, found[i].Entry)
-			return nil
-		})
-	}
-	if len(w.keys) == 0 {
-		return
-	}
-	// To see whether a signature is there is to make it, which takes a processor.
-	_ = bincache.EachOf(same, func(i int) error { // (ignored) it has none
-		signed, err := found[i].Entry.SignedBy(w.keys)
-		looked[i].present = signed && err == nil // what is wrong shows when it is to be signed
-		return nil
-	})
+	l.present, l.lack = true, w.lackOf(c.NarHash, found)
+	return l
 }
 
 func (w *Writer) lookAt(ctx context.Context, node nixstore.Node, info *nixstore.Info, found bincache.Found) (look, error) {
@@ -116,7 +151,7 @@ func (w *Writer) lookAt(ctx context.Context, node nixstore.Node, info *nixstore.
 	if err == nil {
 		var signed bool
 		if signed, err = w.signPresent(ctx, info, found.Entry); err == nil {
-			return look{path: info.Path, present: true, signed: signed, lack: w.lackOf(info.NarHash, found.Entry)}, nil
+			return look{path: info.Path, present: true, signed: signed, lack: w.lackOf(info.NarHash, found)}, nil
 		}
 	}
 	switch {

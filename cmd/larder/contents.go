@@ -40,7 +40,7 @@ func extrasOf(c *cli.Context, s queue.Settings) cachewriter.Extras {
 }
 
 // lacking tells whether an entry lacks what could be added to it.
-func (v *view) lacking(have *bincache.NarInfo) bool {
-	listing, log := v.extras.Missing(v.cache, v.store.Dirs(), have)
-	return (listing || log != "") && v.sameInStore(have)
+func (v *view) lacking(have bincache.Found) bool {
+	listing, log := v.extras.Missing(have, v.store.Dirs())
+	return (listing || log != "") && v.sameInStore(have.Entry)
 }

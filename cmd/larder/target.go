@@ -167,10 +167,10 @@ func (v *view) presentOf(ctx context.Context, paths []string) []bool {
 		case f.Err != nil:
 			missing, of = append(missing, paths[i]), append(of, i)
 		case len(v.keys) == 0:
-			present[i] = !v.lacking(f.Entry)
+			present[i] = !v.lacking(f)
 		default:
 			signing.Go(func() error {
-				present[i] = !v.unsigned(f.Entry) && !v.lacking(f.Entry)
+				present[i] = !v.unsigned(f.Entry) && !v.lacking(f)
 				return nil
 			})
 		}

@@ -28,13 +28,13 @@ func LogName(drv string) string { return logsDir + "/" + path.Base(drv) }
 // link.
 func (c *Cache) Has(name string) bool {
 	dir, err := c.dir(path.Dir(name))
-	if err != nil {
-		return false // (ignored) who writes it will say
-	}
+	return err == nil && hasIn(dir, path.Base(name)) // (ignored) who writes it will say
+}
+
+// hasIn is Has for a file in an open directory.
+func hasIn(dir *os.File, name string) bool {
 	var s unix.Stat_t
-	err = retry(func() error {
-		return unix.Fstatat(int(dir.Fd()), path.Base(name), &s, unix.AT_SYMLINK_NOFOLLOW)
-	})
+	err := retry(func() error { return unix.Fstatat(int(dir.Fd()), name, &s, unix.AT_SYMLINK_NOFOLLOW) })
 	return err == nil && s.Mode&unix.S_IFMT == unix.S_IFREG
 }
 

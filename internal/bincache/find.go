@@ -20,16 +20,29 @@ import (
 type Found struct {
 	Entry *NarInfo
 	Err   error
+
+	finder *finder
 }
+
+// Has is the cache's, in the directories that it had when the entry was looked for, which
+// takes less time.
+func (f Found) Has(name string) bool { return f.finder.has(name) }
 
 // Find is Entry for many store paths at once, which takes a fraction of the time. When
 // ctx ends, its error is that of all that have not been looked for.
 func (c *Cache) Find(ctx context.Context, storePaths []string) []Found {
 	found := make([]Found, len(storePaths))
-	c.spread(len(storePaths), func(i int, f *finder, buf []byte) {
-		found[i] = c.findOne(ctx, f, storePaths[i], buf)
-	})
+	c.FindEach(ctx, storePaths, func(i int, f Found) { found[i] = f })
 	return found
+}
+
+// FindEach is Find that calls see, by several goroutines, with what it has found and which
+// of the store paths that is of.
+func (c *Cache) FindEach(ctx context.Context, storePaths []string, see func(i int, found Found)) {
+	c.spread(len(storePaths), func(i int, f *finder, buf []byte) {
+		n, err := c.findOne(ctx, f, storePaths[i], buf)
+		see(i, Found{n, err, f})
+	})
 }
 
 // Look calls see for many entries, by the first parts of their store paths, with what Read
@@ -50,12 +63,9 @@ func (c *Cache) Look(ctx context.Context, hashes []string, see func(hash string,
 }
 
 // spread calls do for each of count numbers, by as many goroutines as it takes, with a
-// finder that may be nil, and a buffer.
+// finder and a buffer.
 func (c *Cache) spread(count int, do func(i int, f *finder, buf []byte)) {
-	f, err := c.newFinder()
-	if err != nil {
-		f = nil // (ignored) Entry tells what is wrong
-	}
+	f := c.newFinder()
 	var next, finders atomic.Int64 // of the numbers; goroutines
 	var all sync.WaitGroup
 	var find func()
@@ -88,7 +98,6 @@ func (c *Cache) spread(count int, do func(i int, f *finder, buf []byte)) {
 		start()
 	}
 	all.Wait()
-	f.close()
 }
 
 // slowFind is how long an entry takes that waits for something else than a processor: a
@@ -97,19 +106,19 @@ func (c *Cache) spread(count int, do func(i int, f *finder, buf []byte)) {
 // make, would only cost time.
 const slowFind = 200 * time.Microsecond
 
-func (c *Cache) findOne(ctx context.Context, f *finder, storePath string, buf []byte) Found {
+func (c *Cache) findOne(ctx context.Context, f *finder, storePath string, buf []byte) (*NarInfo, error) {
 	if err := ctx.Err(); err != nil {
-		return Found{Err: err}
+		return nil, err
 	}
 	n, err := f.find(storePath, buf)
 	if err == errNotQuick {
 		n, err = c.Entry(storePath)
 	}
-	return Found{n, err}
+	return n, err
 }
 
 // findBatch is how many entries are looked for by one goroutine at a time.
-const findBatch = 16
+const findBatch = 8
 
 // quickNarInfo is how large a narinfo may be that is read in the quick way: nearly all
 // are much smaller.
@@ -119,33 +128,34 @@ const quickNarInfo = 8 << 10
 var errNotQuick = errors.New("not as most entries are")
 
 // A finder finds entries that are as larder and Nix write them, by as few system calls
-// as possible: the two directories are open, and nothing below them is looked up
+// as possible: the directories are open, and nothing below them is looked up
 // through a symbolic link. Whatever else there is, and whatever is wrong, it leaves to
 // Entry.
 //
 // It is for a moment: somebody may put other directories in place of these.
 type finder struct {
-	top, nar *os.File
+	cache         *Cache
+	top, nar, log *os.File // nil if there is something wrong with it
 }
 
-func (c *Cache) newFinder() (*finder, error) {
-	top, err := c.openDir(".")
-	if err != nil {
-		return nil, err
+func (c *Cache) newFinder() *finder {
+	f := &finder{cache: c}
+	for name, dir := range map[string]**os.File{".": &f.top, "nar": &f.nar, logsDir: &f.log} {
+		*dir, _ = c.dir(name) // (ignored) Entry and Has find out
 	}
-	nar, err := c.openDir("nar")
-	if err != nil {
-		top.Close()
-		return nil, err
-	}
-	return &finder{top, nar}, nil
+	return f
 }
 
-func (f *finder) close() {
-	if f != nil {
-		f.top.Close()
-		f.nar.Close()
+// has is Has, for the moment.
+func (f *finder) has(name string) bool {
+	dir, base := f.top, name
+	if log, ok := strings.CutPrefix(name, logsDir+"/"); ok {
+		dir, base = f.log, log
 	}
+	if dir == nil || strings.Contains(base, "/") {
+		return f.cache.Has(name)
+	}
+	return hasIn(dir, base)
 }
 
 // find returns an entry, or fs.ErrNotExist, or errNotQuick. It uses buf.
@@ -159,7 +169,7 @@ func (f *finder) find(storePath string, buf []byte) (*NarInfo, error) {
 
 // read is find for the name of a narinfo, whatever store path it is for.
 func (f *finder) read(name string, buf []byte) (*NarInfo, error) {
-	if f == nil {
+	if f.top == nil || f.nar == nil {
 		return nil, errNotQuick
 	}
 	text, err := readIn(f.top, name, buf)

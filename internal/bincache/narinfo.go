@@ -239,8 +239,11 @@ func notBaseName(name string) error { return fmt.Errorf("%.250q is not <hash>-<n
 // checkURL refuses what would lead out of the cache, and what Nix since 2.34.7
 // takes for an attempt at it.
 func checkURL(url string) error {
-	segments := strings.Split(url, "/")
-	if url == "" || path.IsAbs(url) || slices.Contains(segments, "..") || slices.Contains(segments, ".") {
+	wrong := url == "" || path.IsAbs(url)
+	for segment := range strings.SplitSeq(url, "/") {
+		wrong = wrong || segment == "." || segment == ".."
+	}
+	if wrong {
 		return fmt.Errorf("%q is not a file of this cache", url)
 	}
 	return nil

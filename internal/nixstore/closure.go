@@ -9,8 +9,12 @@ import (
 	"strings"
 )
 
-//go:embed sql/edges.sql
-var edgesSQL string
+var (
+	//go:embed sql/edges.sql
+	edgesSQL string
+	//go:embed sql/edges_contents.sql
+	edgesContentsSQL string
+)
 
 // A Node is a store path of a [Graph]. It holds no text, so that a closure of
 // 100,000 paths stays small; Contents and NodeInfos tell the rest.
@@ -28,13 +32,20 @@ type Graph []Node
 // skip says true, and what only they refer to. The error wraps [ErrNotValid] if
 // one of the paths is not in the store.
 func (s *Store) Closure(ctx context.Context, paths []string, skip func(id int64) bool) (Graph, error) {
+	return s.ClosureContents(ctx, paths, skip, func() func(int64, Content) bool { return nil })
+}
+
+// ClosureContents is Closure that tells the contents of paths while it reads: to what begin
+// returns, as long as that says that it wants more. If what was read does not count after
+// all, begin is called again.
+func (s *Store) ClosureContents(ctx context.Context, paths []string, skip func(id int64) bool, begin func() (see func(id int64, c Content) (more bool))) (Graph, error) {
 	var graph Graph
 	err := s.db.read(ctx, func(tx *sql.Tx) error {
 		roots, err := rowsOf(ctx, tx, paths)
 		if err != nil {
 			return fmt.Errorf("read closure of %w", err)
 		}
-		w := walk{skip: skip, number: make(map[int64]int32)}
+		w := walk{skip: skip, see: begin(), number: make(map[int64]int32)}
 		if err := w.readAll(ctx, tx, roots); err != nil {
 			return fmt.Errorf("read closure of %s: %w", several(paths), err)
 		}
@@ -67,11 +78,12 @@ func several(paths []string) string {
 // paths in order. Until then a path is known by the number that it was found as.
 type walk struct {
 	skip   func(id int64) bool
-	number map[int64]int32 // by row
-	ids    []int64         // rows, by number
-	first  []int32         // where in edges the references of a path begin, by number
-	edges  []int32         // numbers of references; in the end, places in the graph
-	place  []int32         // in the graph, by number
+	see    func(id int64, c Content) (more bool) // nil if nobody wants to know
+	number map[int64]int32                       // by row
+	ids    []int64                               // rows, by number
+	first  []int32                               // where in edges the references of a path begin, by number
+	edges  []int32                               // numbers of references; in the end, places in the graph
+	place  []int32                               // in the graph, by number
 }
 
 const (
@@ -116,31 +128,47 @@ func (w *walk) find(id int64) int32 {
 }
 
 func (w *walk) readEdges(ctx context.Context, tx *sql.Tx, ids []int64) error {
-	rows, err := tx.QueryContext(ctx, edgesSQL, sql.Named("ids", jsonArray(ids)))
-	if err != nil {
-		return err
+	var refs sql.NullString
+	var row contentRow
+	query, dest := edgesSQL, []any{&refs}
+	if w.see != nil {
+		query, dest = edgesContentsSQL, append(dest, &row.path, &row.hash, &row.sigs)
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var refs sql.NullString
-		if err := rows.Scan(&refs); err != nil {
+	next := 0 // in ids
+	return readRows(ctx, tx, query, ids, func(rows *sql.Rows) error {
+		if err := rows.Scan(dest...); err != nil {
 			return err
 		}
-		w.first = append(w.first, int32(len(w.edges)))
-		if !refs.Valid {
-			continue
-		}
-		for ref := range strings.SplitSeq(refs.String, ",") {
-			id, err := strconv.ParseInt(ref, 10, 64)
+		if w.see != nil {
+			c, err := row.content()
 			if err != nil {
 				return err
 			}
-			if n := w.find(id); n != skipped {
-				w.edges = append(w.edges, n)
+			if !w.see(ids[next], c) {
+				w.see = nil
 			}
 		}
+		next++
+		return w.addEdges(refs.String)
+	})
+}
+
+// addEdges adds the references of the next path: rows with commas between them.
+func (w *walk) addEdges(refs string) error {
+	w.first = append(w.first, int32(len(w.edges)))
+	if refs == "" {
+		return nil
 	}
-	return rows.Err()
+	for ref := range strings.SplitSeq(refs, ",") {
+		id, err := strconv.ParseInt(ref, 10, 64)
+		if err != nil {
+			return err
+		}
+		if n := w.find(id); n != skipped {
+			w.edges = append(w.edges, n)
+		}
+	}
+	return nil
 }
 
 // refs returns the references of a path, by its number.

@@ -110,6 +110,40 @@ func TestClosureLeavesOutWhatIsSkipped(t *testing.T) {
 	}
 }
 
+func TestClosureTellsContentsAsLongAsTheyAreWanted(t *testing.T) {
+	s, top := bigStore(t, 2*edgesAtOnce+1)
+	g, err := s.Closure(t.Context(), []string{top}, nothing)
+	must(t, err)
+	contents, err := s.Contents(t.Context(), g)
+	must(t, err)
+	all := make(map[int64]Content)
+	for i, node := range g {
+		all[node.ID] = contents[i]
+	}
+	for _, most := range []int{1, 10, edgesAtOnce + 1, len(g) + 1} {
+		var seen map[int64]Content
+		again, err := s.ClosureContents(t.Context(), []string{top}, nothing, func() func(int64, Content) bool {
+			seen = make(map[int64]Content)
+			return func(id int64, c Content) bool {
+				seen[id] = c
+				return len(seen) < most
+			}
+		})
+		must(t, err)
+		if diff := cmp.Diff(g, again); diff != "" {
+			t.Errorf("graph (-closure +with contents):\n%s", diff)
+		}
+		if len(seen) != min(most, len(g)) {
+			t.Errorf("contents of %d paths were told, want %d", len(seen), min(most, len(g)))
+		}
+		for id, c := range seen {
+			if diff := cmp.Diff(all[id], c); diff != "" {
+				t.Fatalf("path %d (-contents +told):\n%s", id, diff)
+			}
+		}
+	}
+}
+
 // reachable returns all paths that can be reached without passing one of them.
 func reachable(t *testing.T, s *Store, from []string, without string) []string {
 	t.Helper()

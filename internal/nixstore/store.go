@@ -190,13 +190,12 @@ func (s *Store) Contents(ctx context.Context, nodes []Node) ([]Content, error) {
 	var contents []Content
 	err := s.db.read(ctx, func(tx *sql.Tx) error {
 		contents = make([]Content, 0, len(nodes))
+		var row contentRow
 		return readRows(ctx, tx, contentsSQL, idsOf(nodes), func(rows *sql.Rows) error {
-			var path, hash, sigs sql.NullString
-			err := rows.Scan(&path, &hash, &sigs)
-			c := Content{Path: path.String, Sigs: strings.Fields(sigs.String)}
-			if err == nil && path.Valid {
-				c.NarHash, err = parseHash(hash.String)
+			if err := rows.Scan(&row.path, &row.hash, &row.sigs); err != nil {
+				return err
 			}
+			c, err := row.content()
 			contents = append(contents, c)
 			return err
 		})
@@ -205,6 +204,17 @@ func (s *Store) Contents(ctx context.Context, nodes []Node) ([]Content, error) {
 		return nil, fmt.Errorf("read contents of %d paths: %w", len(nodes), err)
 	}
 	return contents, nil
+}
+
+// A contentRow is what Nix's database has of a Content.
+type contentRow struct{ path, hash, sigs sql.NullString }
+
+func (r *contentRow) content() (c Content, err error) {
+	if r.path.Valid {
+		c = Content{Path: r.path.String, Sigs: strings.Fields(r.sigs.String)}
+		c.NarHash, err = parseHash(r.hash.String)
+	}
+	return c, err
 }
 
 func idsOf(nodes []Node) []int64 {
