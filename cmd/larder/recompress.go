@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 	"time"
@@ -70,6 +71,9 @@ func recompressCache(c *cli.Context) error {
 	done()
 	if bincache.IsFull(err) {
 		return withHint(err, "make room on the cache's disk (larder gc --max-size SIZE; old NARs go after --grace), or choose another --min-free; what is done stays, run the command again to go on")
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return orHint(err, "larder list says what is in the cache")
 	}
 	if err != nil {
 		return orHint(err, "what is done stays; run the command again to go on")

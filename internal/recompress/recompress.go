@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path"
 	"runtime"
@@ -203,6 +204,9 @@ func (r *Recompressor) groups(ctx context.Context) (map[string]*group, error) {
 	wanted := make(map[string]bool, len(r.Paths))
 	for _, p := range r.Paths {
 		if _, err := r.Cache.Entry(p); err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("%s is not in the cache: %w", p, err)
+			}
 			return nil, fmt.Errorf("look for %s in the cache: %w", p, err)
 		}
 		wanted[p] = true
