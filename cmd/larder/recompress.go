@@ -143,7 +143,7 @@ func printRecompressed(c *cli.Context, o recompress.Options, r recompress.Result
 		DryRun      bool   `json:"dry_run"`
 		recompress.Result
 	}{bincache.URL(o.Cache.Path()), o.Method.String(), o.DryRun, r}
-	if err := printResult(c, result, recompressText(o.Method, o.DryRun, c.String("grace"), r)); err != nil {
+	if err := printResult(c, result, recompressText(o.Method, o.DryRun, r)); err != nil {
 		return err
 	}
 	if len(r.Damaged) > 0 {
@@ -152,7 +152,7 @@ func printRecompressed(c *cli.Context, o recompress.Options, r recompress.Result
 	return nil
 }
 
-func recompressText(m compress.Method, dryRun bool, grace string, r recompress.Result) string {
+func recompressText(m compress.Method, dryRun bool, r recompress.Result) string {
 	if dryRun {
 		return fmt.Sprintf("would recompress %d NARs with %s, %s, of %d entries\n", r.Candidates, m, ibytes(r.Bytes), r.Entries)
 	}
@@ -165,10 +165,10 @@ func recompressText(m compress.Method, dryRun bool, grace string, r recompress.R
 		fmt.Fprintf(&text, "there was no time for %d; run the command again to go on\n", r.Left)
 	}
 	if r.Removed > 0 {
-		fmt.Fprintf(&text, "removed %d old NARs, %s\n", r.Removed, ibytes(r.RemovedBytes))
+		fmt.Fprintf(&text, "removed old files: %d, %s\n", r.Removed, ibytes(r.RemovedBytes))
 	}
 	if r.Waiting > 0 {
-		fmt.Fprintf(&text, "%d old NARs, %s, stay for %s, and go when recompress runs after that\n", r.Waiting, ibytes(r.WaitingBytes), grace)
+		fmt.Fprintf(&text, "old files that stay until their grace is over, and go when recompress runs after that: %d, %s\n", r.Waiting, ibytes(r.WaitingBytes))
 	}
 	return text.String()
 }
