@@ -59,6 +59,9 @@ func recompressCache(c *cli.Context) error {
 	}
 	if c.Bool("remember") {
 		if err := o.Cache.Remember(c.Context, bincache.Settings{Compression: o.Method.String()}); err != nil {
+			if errors.As(err, new(*bincache.FileError)) {
+				return hintSettings(err)
+			}
 			return orHint(err, hintCache)
 		}
 	}
