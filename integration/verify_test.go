@@ -205,6 +205,19 @@ func TestVerifyMendsACacheWhoseSettingsAreBroken(t *testing.T) {
 	l.verified(t, 0, "--contents")
 }
 
+// Who evicts files may leave no directory behind.
+func TestVerifySaysWhatIsWrongWithoutAnyNar(t *testing.T) {
+	t.Parallel()
+	l, top := pusher(t, nixes[0])
+	l.push(t, top)
+	must(t, os.RemoveAll(filepath.Join(l.cache, "nar")))
+	if v := l.verified(t, 5); len(v.Problems) != v.Entries+1 || v.Entries < 2 {
+		t.Errorf("of %d entries without NARs, and the directory, it says %+v", v.Entries, v.Problems)
+	}
+	l.verified(t, 0, "--repair")
+	l.verified(t, 0, "--contents")
+}
+
 // What a command relies on it does not take for present if its NAR is gone.
 func TestEntryWithoutItsNarIsMendedOnTheWay(t *testing.T) {
 	eachNix(t, func(t *testing.T, n nix) {
