@@ -79,6 +79,22 @@ func TestExitCodeIsTheCommands(t *testing.T) {
 	}
 }
 
+func TestRunGoesOnWhenNobodyReadsItsReport(t *testing.T) {
+	t.Parallel()
+	j := provider{nixes[0], roles[0]}.job(t, "")
+	// A pipe whose last reader is gone before larder begins.
+	const unread = `mkfifo pipe; exec 3<>pipe; exec 4>pipe; exec 3<&-; "$@" 2>&4 4>&-`
+	out, _, exit := j.tryRun(t, slices.Concat([]string{"sh", "-c", unread, "-"}, j.around("sh", "-c", `nix-build --no-out-link `+manyGraph+` --arg count 1 2>/dev/null; exit 7`))...)
+	if exit != 7 {
+		t.Errorf("exit %d, want the command's", exit)
+	}
+	j.leftNothing(t)
+	if got := j.lines(t, "larder", "list", "--cache", "cache"); !slices.Contains(got, strings.TrimSpace(out)) {
+		t.Errorf("in the cache is %q, and not %q", got, out)
+	}
+	j.run(t, "test", "-s", "report.json")
+}
+
 func TestCommandHasOurInputAndOutput(t *testing.T) {
 	t.Parallel()
 	j := provider{nixes[0], roles[0]}.job(t, "")

@@ -174,15 +174,48 @@ func TestVerifyWithdrawsNothingWithoutAStoreUnlessItIsToldTo(t *testing.T) {
 	must(t, os.Remove(filepath.Join(l.cache, entries(t, l.cache)[top].nar)))
 	before := files(t, l.cache)
 	elsewhere := &larder{machine: l.with("NIX_STATE_DIR=/nowhere"), cache: l.cache}
-	_, stderr, exit := elsewhere.tryRun(t, "larder", "verify", "--cache", l.cache, "--repair")
-	if exit != 1 || !strings.Contains(stderr, "larder: hint: ") {
-		t.Errorf("exit %d: %s", exit, stderr)
+	stdout, stderr, exit := elsewhere.tryRun(t, "larder", "verify", "--cache", l.cache, "--repair")
+	if exit != 1 || !strings.Contains(stderr, "larder: hint: ") || !strings.Contains(stdout, top) || strings.Contains(stdout, "all is well") {
+		t.Errorf("exit %d: %s%s", exit, stdout, stderr)
+	}
+	if v := elsewhere.verified(t, 1, "--repair"); len(v.Problems) != 1 || v.Problems[0].Path != top || v.Problems[0].Action != "" {
+		t.Errorf("nothing was repaired, but it says %+v", v)
 	}
 	unchanged(t, "cache", before, files(t, l.cache))
 	if got := elsewhere.verified(t, 0, "--repair", "--no-store").actions(); !slices.Equal(got, []string{top + " withdrawn"}) {
 		t.Errorf("became %q", got)
 	}
 	l.verified(t, 0)
+}
+
+// Settings that can't be read are nobody's but a person's to mend, and in the way of nothing.
+func TestVerifyMendsACacheWhoseSettingsAreBroken(t *testing.T) {
+	t.Parallel()
+	l, top := pusher(t, nixes[0])
+	l.push(t, top)
+	must(t, os.Remove(filepath.Join(l.cache, entries(t, l.cache)[top].nar)))
+	must(t, os.WriteFile(filepath.Join(l.cache, ".larder/settings"), nil, 0o644))
+	if got := l.verified(t, 5, "--repair").actions(); !slices.Equal(got, []string{" left", top + " rewritten"}) {
+		t.Errorf("became %q", got)
+	}
+	refusal{1, "settings of cache", "remove it"}.of(t, l.machine, "larder", "recompress", "--remember", "--cache", l.cache)
+	refusal{1, "settings of cache", "remove it"}.of(t, l.machine, "larder", "push", "--cache", l.cache, top)
+	l.run(t, "larder", "push", "--cache", l.cache, "--compression", "zstd:1", top)
+	must(t, os.Remove(filepath.Join(l.cache, ".larder/settings")))
+	l.verified(t, 0, "--contents")
+}
+
+// Who evicts files may leave no directory behind.
+func TestVerifySaysWhatIsWrongWithoutAnyNar(t *testing.T) {
+	t.Parallel()
+	l, top := pusher(t, nixes[0])
+	l.push(t, top)
+	must(t, os.RemoveAll(filepath.Join(l.cache, "nar")))
+	if v := l.verified(t, 5); len(v.Problems) != v.Entries+1 || v.Entries < 2 {
+		t.Errorf("of %d entries without NARs, and the directory, it says %+v", v.Entries, v.Problems)
+	}
+	l.verified(t, 0, "--repair")
+	l.verified(t, 0, "--contents")
 }
 
 // What a command relies on it does not take for present if its NAR is gone.

@@ -81,7 +81,7 @@ func cacheStatus(c *cli.Context) error {
 		return err
 	}
 	defer cache.Close()
-	survey, err := cachegc.Look(c.Context, cache)
+	survey, err := cachegc.Look(c.Context, cache, time.Now().Add(time.Hour)) // the grace of larder gc
 	if err == nil && policy != (cachegc.Policy{}) {
 		err = survey.Blind()
 	}

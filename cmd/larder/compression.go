@@ -69,16 +69,26 @@ func makeNamed(c *cli.Context, given compress.Method) *bincache.Options {
 	return &bincache.Options{Settings: bincache.Settings{Compression: settingOf(given)}}
 }
 
+// hintSettings says what to do about settings of a cache that can't be read.
+func hintSettings(err error) error {
+	if isNewer(err) {
+		return withHint(err, "a newer larder has written it: install that one")
+	}
+	return withHint(err, "it is text: write it anew, or remove it")
+}
+
+// isNewer tells whether an error says that a newer larder has written a file of a cache.
+func isNewer(err error) bool {
+	var damage *bincache.FileError
+	return errors.As(err, &damage) && damage.Newer()
+}
+
 // chooseCompression returns how new NARs of a cache are compressed: as given, or else as
 // the cache remembers.
 func chooseCompression(given compress.Method, cache *bincache.Cache, log *slog.Logger) (compress.Method, error) {
 	s, err := cache.Settings()
-	if err != nil {
-		hint := "it is text: write it anew, or remove it"
-		if damage := (*bincache.FileError)(nil); errors.As(err, &damage) && damage.Newer() {
-			hint = "a newer larder has written it: install that one"
-		}
-		return given, withHint(err, hint)
+	if err != nil && (given == (compress.Method{}) || isNewer(err)) {
+		return given, hintSettings(err)
 	}
 	m, err := compress.Parse(s.Compression)
 	switch {

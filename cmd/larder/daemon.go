@@ -41,6 +41,7 @@ func daemonCommand() *cli.Command {
 }
 
 func daemon(c *cli.Context) error {
+	goOnUnread()
 	if err := noArgs(c); err != nil {
 		return err
 	}

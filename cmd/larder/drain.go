@@ -33,6 +33,7 @@ func drainCommand() *cli.Command {
 }
 
 func drain(c *cli.Context) error {
+	goOnUnread()
 	if err := noArgs(c); err != nil {
 		return err
 	}

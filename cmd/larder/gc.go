@@ -92,7 +92,7 @@ func gc(c *cli.Context) error {
 	}
 	defer cache.Close()
 	if dryRun {
-		survey, err := cachegc.Look(c.Context, cache)
+		survey, err := cachegc.Look(c.Context, cache, time.Now().Add(grace))
 		if err == nil {
 			err = survey.Blind()
 		}

@@ -64,6 +64,8 @@ func pin(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	slices.Sort(wanted)
+	wanted = slices.Compact(wanted)
 	settings, err := pushSettings(c)
 	if err != nil {
 		return err

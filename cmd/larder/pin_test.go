@@ -60,6 +60,22 @@ func TestPinKeepsNoClosureThatIsNotWhole(t *testing.T) {
 	refused("damaged", lib+", which "+app+" needs, is damaged in the cache", "larder verify", "--upstream", "--base", base.Path())
 }
 
+func TestPathThatIsNamedTwiceIsPinnedOnce(t *testing.T) {
+	c, _ := listedCache(t)
+	t.Setenv("NIX_STORE_DIR", "/gnu/store")
+	for _, args := range [][]string{{app, lib, app}, {lib, app}} {
+		stdout, stderr, code := larder(t, append([]string{"pin", "--cache", c.Path(), "--keep", "3", "a"}, args...)...)
+		if code != 0 || !strings.Contains(stdout, "a keeps 2 paths") {
+			t.Errorf("exit %d: %s%s", code, stdout, stderr)
+		}
+	}
+	pins, err := c.Pins()
+	must(t, err)
+	if len(pins) != 1 || len(pins[0].History) != 1 || len(pins[0].History[0].Paths) != 2 {
+		t.Errorf("pins are %v, want the two paths once", pins)
+	}
+}
+
 func TestUnpinRemovesWhatThereIs(t *testing.T) {
 	c, _ := listedCache(t)
 	t.Setenv("NIX_STORE_DIR", "/gnu/store")

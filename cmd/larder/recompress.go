@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 	"time"
@@ -58,6 +59,9 @@ func recompressCache(c *cli.Context) error {
 	}
 	if c.Bool("remember") {
 		if err := o.Cache.Remember(c.Context, bincache.Settings{Compression: o.Method.String()}); err != nil {
+			if errors.As(err, new(*bincache.FileError)) {
+				return hintSettings(err)
+			}
 			return orHint(err, hintCache)
 		}
 	}
@@ -70,6 +74,9 @@ func recompressCache(c *cli.Context) error {
 	done()
 	if bincache.IsFull(err) {
 		return withHint(err, "make room on the cache's disk (larder gc --max-size SIZE; old NARs go after --grace), or choose another --min-free; what is done stays, run the command again to go on")
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return orHint(err, "larder list says what is in the cache")
 	}
 	if err != nil {
 		return orHint(err, "what is done stays; run the command again to go on")
@@ -139,7 +146,7 @@ func printRecompressed(c *cli.Context, o recompress.Options, r recompress.Result
 		DryRun      bool   `json:"dry_run"`
 		recompress.Result
 	}{bincache.URL(o.Cache.Path()), o.Method.String(), o.DryRun, r}
-	if err := printResult(c, result, recompressText(o.Method, o.DryRun, c.String("grace"), r)); err != nil {
+	if err := printResult(c, result, recompressText(o.Method, o.DryRun, r)); err != nil {
 		return err
 	}
 	if len(r.Damaged) > 0 {
@@ -148,7 +155,7 @@ func printRecompressed(c *cli.Context, o recompress.Options, r recompress.Result
 	return nil
 }
 
-func recompressText(m compress.Method, dryRun bool, grace string, r recompress.Result) string {
+func recompressText(m compress.Method, dryRun bool, r recompress.Result) string {
 	if dryRun {
 		return fmt.Sprintf("would recompress %d NARs with %s, %s, of %d entries\n", r.Candidates, m, ibytes(r.Bytes), r.Entries)
 	}
@@ -161,10 +168,10 @@ func recompressText(m compress.Method, dryRun bool, grace string, r recompress.R
 		fmt.Fprintf(&text, "there was no time for %d; run the command again to go on\n", r.Left)
 	}
 	if r.Removed > 0 {
-		fmt.Fprintf(&text, "removed %d old NARs, %s\n", r.Removed, ibytes(r.RemovedBytes))
+		fmt.Fprintf(&text, "removed old files: %d, %s\n", r.Removed, ibytes(r.RemovedBytes))
 	}
 	if r.Waiting > 0 {
-		fmt.Fprintf(&text, "%d old NARs, %s, stay for %s, and go when recompress runs after that\n", r.Waiting, ibytes(r.WaitingBytes), grace)
+		fmt.Fprintf(&text, "old files that stay until their grace is over, and go when recompress runs after that: %d, %s\n", r.Waiting, ibytes(r.WaitingBytes))
 	}
 	return text.String()
 }

@@ -48,6 +48,7 @@ func drainFlags() []cli.Flag {
 }
 
 func runAround(c *cli.Context) error {
+	goOnUnread()
 	argv := c.Args().Slice()
 	if len(argv) == 0 {
 		return usageError("no command is named", "larder run --cache DIR -- nix build")

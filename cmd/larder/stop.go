@@ -38,6 +38,7 @@ func stopCommand() *cli.Command {
 }
 
 func stop(c *cli.Context) error {
+	goOnUnread()
 	if err := noArgs(c); err != nil {
 		return err
 	}

@@ -6,7 +6,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -22,6 +24,11 @@ import (
 func stderrLog(c *cli.Context) *slog.Logger {
 	return slog.New(slog.NewTextHandler(c.App.ErrWriter, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
+
+// goOnUnread has a command go on when nobody reads any more what it says, as when a CI's log
+// has ended: what it does is for others, and its exit code may be somebody else's. Without
+// it, the first word that nobody reads is the end.
+func goOnUnread() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
 
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)

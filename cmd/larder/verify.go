@@ -20,6 +20,7 @@ import (
 	"github.com/nix-larder/larder/cachewriter"
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/cachecheck"
+	"github.com/nix-larder/larder/internal/compress"
 	"github.com/nix-larder/larder/internal/nixstore"
 )
 
@@ -152,7 +153,11 @@ func (v *verification) repair(c *cli.Context, problems []cachecheck.Problem) ([]
 		return m.Mend(c.Context, problems)
 	}
 	store := &mendStore{}
-	t, err := openTarget(c, v.settings, targetOptions{log: stderrLog(c), rewrite: store.isAnew})
+	settings := v.settings
+	if _, err := v.cache.Settings(); err != nil && settings.Compression == "" && !isNewer(err) {
+		settings.Compression = compress.Default.String() // the cache can't say, and needs mending all the more
+	}
+	t, err := openTarget(c, settings, targetOptions{log: stderrLog(c), rewrite: store.isAnew})
 	if err != nil {
 		return nil, orHint(err, "where there is no Nix, --no-store has all that is damaged withdrawn")
 	}
@@ -224,7 +229,7 @@ type printedProblem struct {
 func printVerified(c *cli.Context, v *verification, report *cachecheck.Report, repairs []cachecheck.Repair) error {
 	problems := []printedProblem{}
 	left := 0
-	if c.Bool("repair") {
+	if len(repairs) > 0 || len(report.Problems) == 0 {
 		for _, r := range repairs {
 			p := printed(r.Problem)
 			p.Action = r.Action
@@ -236,7 +241,7 @@ func printVerified(c *cli.Context, v *verification, report *cachecheck.Report, r
 			}
 			problems = append(problems, p)
 		}
-	} else {
+	} else { // or nothing could be repaired
 		for _, p := range report.Problems {
 			problems = append(problems, printed(p))
 		}

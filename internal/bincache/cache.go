@@ -44,7 +44,7 @@ type Cache struct {
 	storeDir string
 	fileMode fs.FileMode
 	info     fs.FileInfo // of nix-cache-info when the cache was opened; of the directory if it has none
-	readOnly bool
+	proof    string      // a directory without which it is gone; "" if there is none
 	held     heldDirs
 	room     room
 }
@@ -208,7 +208,7 @@ func Open(path, storeDir string) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.readOnly = false
+	c.proof = tmpDir
 	err = c.makeDirs()
 	if err == nil && !c.HasInfo() {
 		if err = c.writeInfo(c.storeDir); err == nil {
@@ -237,7 +237,10 @@ func OpenReadOnly(path, storeDir string) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
-	c := &Cache{root: root, path: path, storeDir: storeDir, readOnly: true}
+	c := &Cache{root: root, path: path, storeDir: storeDir}
+	if c.isDir("nar") { // it need not be one of ours, and may have lost that
+		c.proof = "nar"
+	}
 	if err := c.readInfo(); err != nil {
 		root.Close()
 		return nil, fmt.Errorf("open cache: %w", err)
@@ -278,12 +281,7 @@ func (c *Cache) Replaced() bool {
 		return true
 	}
 	// All but that one file may have been deleted.
-	need := tmpDir
-	if c.readOnly {
-		need = "nar" // it need not be one of ours
-	}
-	_, err = c.root.Stat(need)
-	return err != nil
+	return c.proof != "" && !c.isDir(c.proof)
 }
 
 // Identity names the cache that was opened: one that is deleted and made again, or

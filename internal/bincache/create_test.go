@@ -300,6 +300,20 @@ func TestReplacedCacheIsNoticed(t *testing.T) {
 	}
 }
 
+// Who copies a cache may leave out directories, and another one keeps them empty.
+func TestCacheThatHasLostItsNarsIsTheSame(t *testing.T) {
+	dir := newCache(t).Path()
+	for range 2 {
+		c, err := OpenReadOnly(dir, "")
+		must(t, err)
+		defer c.Close()
+		if c.Replaced() {
+			t.Error("the cache is said to be another one")
+		}
+		must(t, os.RemoveAll(filepath.Join(dir, "nar")))
+	}
+}
+
 func TestNothingIsMadeForAnUnknownGroup(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "parent", "cache")
 	if _, err := Create(dir, storeDir, Options{Group: "no such group"}); err == nil {

@@ -84,7 +84,7 @@ func useAll(t testing.TB, dir string, good, target *Cache) (errs []error) {
 		for _, name := range []string{narInfo(hello, "hello").URL, "log/x.drv"} {
 			_ = os.Remove(filepath.Join(target.Path(), name)) // (ignored) it was not taken
 		}
-		if c.readOnly {
+		if c.proof != tmpDir {
 			continue
 		}
 		add(c.CheckWritable())

@@ -65,7 +65,7 @@ func (c *Cache) Pin(ctx context.Context, name string, now time.Time, keep int, p
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("pin %s: %w", name, err)
 	}
-	paths = slices.Sorted(slices.Values(paths))
+	paths = slices.Compact(slices.Sorted(slices.Values(paths)))
 	keep = max(1, keep)
 	if last := len(pin.History) - 1; last < 0 || !slices.Equal(pin.History[last].Paths, paths) {
 		pin.History = append(pin.History, Pinned{now, paths})

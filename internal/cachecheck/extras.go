@@ -139,7 +139,8 @@ func (k *check) compareListing(hash string, n *bincache.NarInfo, read *narRead) 
 	}
 }
 
-// realisations looks whether realisations keep what they promise.
+// realisations looks whether realisations keep what they promise. One that a collection has
+// retired with its path does no harm until it goes, and nobody wants the path back.
 func (k *check) realisations(ctx context.Context, files []string) error {
 	var all []*bincache.Realisation
 	var paths []string
@@ -164,10 +165,17 @@ func (k *check) realisations(ctx context.Context, files []string) error {
 		k.report.Left += len(missing)
 		missing = nil
 	}
+	goes, _ := k.Cache.Retired() // (ignored) a list that can't be read is told of with the rest of the cache's state
 	for _, r := range all {
 		p := Problem{Kind: Realised, File: r.File(), Path: k.path(r)}
 		_, lacks := slices.BinarySearch(missing, p.Path)
-		if p.Err = broken(r, outPaths); p.Err != nil {
+		p.Err = broken(r, outPaths)
+		if _, isRetired := goes[p.File]; isRetired && (lacks || p.Err != nil) {
+			p.Err = errors.New("its path was removed, and it goes when the grace for that is over")
+			k.note(p)
+			continue
+		}
+		if p.Err != nil {
 			p.useless = true
 			if k.isStillBroken(r.File()) {
 				k.found(p)

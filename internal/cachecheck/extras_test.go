@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
@@ -186,6 +187,19 @@ func TestRealisationsAreLookedAt(t *testing.T) {
 		must(t, os.Remove(r.narInfoFile("top")))
 		is(t, r, r.mend(t), "realisation top rewritten")
 		r.isWell(t)
+	})
+	t.Run("goes with what was collected", func(t *testing.T) {
+		r := s.trial(t)
+		files := r.realise(t, "base", "left", "top")
+		must(t, r.cache.Retire(time.Now().Add(time.Hour), files[2], files[1]))
+		must(t, os.Remove(r.narInfoFile("top")))
+		report := r.check(t)
+		is(t, r, report.Problems)
+		is(t, r, report.Notes, "realisation top") // of left there is all
+		is(t, r, r.mend(t))
+		if _, err := os.Stat(r.narInfoFile("top")); err == nil {
+			t.Error("what was collected is back")
+		}
 	})
 	t.Run("goes with its entry", func(t *testing.T) {
 		r, _ := trial(t)

@@ -37,7 +37,7 @@ func BenchmarkPlan(b *testing.B) {
 			c := benchCache(b, count)
 			b.ReportAllocs()
 			for b.Loop() {
-				s, err := Look(b.Context(), c)
+				s, err := Look(b.Context(), c, noon)
 				must(b, err)
 				if p := s.Plan(Policy{MaxSize: s.bytes / 2}); len(p.Evict) == 0 {
 					b.Fatal("nothing goes")
@@ -57,7 +57,7 @@ func BenchmarkCollect(b *testing.B) {
 			for b.Loop() {
 				b.StopTimer()
 				c := benchCache(b, count)
-				s, err := Look(b.Context(), c)
+				s, err := Look(b.Context(), c, noon)
 				must(b, err)
 				b.StartTimer()
 				_, err = Collect(b.Context(), c, Options{Now: noon, Policy: Policy{MaxSize: s.bytes / 2}})

@@ -141,7 +141,7 @@ func (g *collection) look() (err error) {
 }
 
 func (g *collection) lookOnce() error {
-	s, err := Look(g.ctx, g.cache)
+	s, err := Look(g.ctx, g.cache, g.Now.Add(g.Grace))
 	if err == nil {
 		g.begin(s)
 	}

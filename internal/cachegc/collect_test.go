@@ -93,6 +93,36 @@ func TestWhatBelongsToAnEntryGoesWithIt(t *testing.T) {
 	same("with nobody else", without(append(slices.Concat(belongs[out], belongs[doc]), bincache.LogName(drv))...))
 }
 
+// What waits for the end of its grace is no reason for more entries to go.
+func TestCollectionsAgainTakeNoMore(t *testing.T) {
+	c := newCache(t)
+	for i, name := range []string{"a", "b", "c", "d"} {
+		n := add(t, c, name, 1000)
+		n.Deriver = "00000000000000000000000000000000-" + name + ".drv"
+		write(t, c, bincache.HashPart(n.StorePath)+".narinfo", string(n.Format()))
+		write(t, c, bincache.ListingName(n.StorePath), strings.Repeat(" ", 5000))
+		write(t, c, bincache.LogName(n.Deriver), strings.Repeat("a line\n", 1000))
+		used(t, c, day(1+i), name)
+	}
+	s, err := Look(t.Context(), c, noon)
+	must(t, err)
+	o := Options{Now: noon, Grace: time.Hour, Policy: Policy{MaxSize: s.bytes * 3 / 4}}
+	for _, want := range []int{1, 0, 0} {
+		if r := collect(t, c, o); len(r.Evict) != want || r.Waiting != 3 {
+			t.Errorf("%d entries go, want %d, and %d files wait", len(r.Evict), want, r.Waiting)
+		}
+		o.Now = o.Now.Add(time.Minute)
+	}
+	const failed = "log/00000000000000000000000000000000-failed.drv"
+	write(t, c, failed, strings.Repeat("a line\n", 1000))
+	for range 2 { // it stays, and counts
+		if s, err := Look(t.Context(), c, o.Now.Add(o.Grace)); err != nil || s.bytes <= o.Policy.MaxSize {
+			t.Errorf("%d bytes, %v; want more than %d", s.bytes, err, o.Policy.MaxSize)
+		}
+		must(t, c.Retire(o.Now.Add(looseLogs), failed))
+	}
+}
+
 func TestWhatIsOfNobodyGoesInTheEnd(t *testing.T) {
 	c := newCache(t)
 	n := add(t, c, "a", 1000)

@@ -81,7 +81,7 @@ func used(t testing.TB, c *bincache.Cache, ended time.Time, names ...string) {
 // evicted returns the names of what a policy removes, in order, with the reasons.
 func evicted(t testing.TB, c *bincache.Cache, p Policy) []string {
 	t.Helper()
-	s, err := Look(t.Context(), c)
+	s, err := Look(t.Context(), c, noon)
 	must(t, err)
 	var is []string
 	for _, e := range s.Plan(p).Evict {
@@ -101,7 +101,7 @@ func TestWhatIsUnusedForTheLongestTimeGoesFirst(t *testing.T) {
 	used(t, c, day(20), "app")
 	used(t, c, day(10), "tool")
 	must(t, c.Pin(t.Context(), "keep", noon, 1, pathOf("app")))
-	s, err := Look(t.Context(), c)
+	s, err := Look(t.Context(), c, noon)
 	must(t, err)
 	all := s.Plan(Policy{}).Bytes
 	for name, tt := range map[string]struct {
@@ -141,7 +141,7 @@ func TestNarOfManyGoesWithTheLastOfThem(t *testing.T) {
 	used(t, c, day(3), "a")
 	used(t, c, day(2), "b")
 	used(t, c, day(1), "c")
-	s, err := Look(t.Context(), c)
+	s, err := Look(t.Context(), c, noon)
 	must(t, err)
 	p := s.Plan(Policy{MaxSize: 1})
 	if len(p.Evict) != 3 || p.Evict[0].Bytes > 1000 || p.Evict[1].Bytes > 1000 || p.Evict[2].Bytes < 10_000 || p.Freed != p.Bytes {

@@ -28,7 +28,7 @@ func TestStatsCountEveryFileOnceAndEveryRunAsItWas(t *testing.T) {
 	must(t, c.Pin(t.Context(), "pin", noon, 1, pathOf("r"), pathOf("s")))
 	write(t, c, "log/"+filepath.Base(pathOf("d"))+".drv", "a log")
 
-	survey, err := Look(t.Context(), c)
+	survey, err := Look(t.Context(), c, noon)
 	must(t, err)
 	var wrote int64
 	for _, name := range []string{"c"} {
@@ -67,7 +67,7 @@ func TestStatsCountEveryFileOnceAndEveryRunAsItWas(t *testing.T) {
 }
 
 func TestStatsOfAnEmptyCache(t *testing.T) {
-	survey, err := Look(t.Context(), newCache(t))
+	survey, err := Look(t.Context(), newCache(t), noon)
 	must(t, err)
 	if diff := cmp.Diff(&Stats{}, survey.Stats(), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -84,10 +84,11 @@ type run struct {
 	bytes int64   // of those, if the record says it
 }
 
-// Look surveys a cache. It is an error if a record of a run or a pin can't be read: nobody
-// knows then what is needed.
-func Look(ctx context.Context, c *bincache.Cache) (*Survey, error) {
-	s, err := lookAtEntries(ctx, c)
+// Look surveys a cache. What goes without entries by some moment, such as the end of a
+// collection's grace, is not among its bytes. It is an error if a record of a run or a pin
+// can't be read: nobody knows then what is needed.
+func Look(ctx context.Context, c *bincache.Cache, by time.Time) (*Survey, error) {
+	s, err := lookAtEntries(ctx, c, by)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +106,7 @@ func Look(ctx context.Context, c *bincache.Cache) (*Survey, error) {
 }
 
 // lookAtEntries surveys entries only, and not who uses them.
-func lookAtEntries(ctx context.Context, c *bincache.Cache) (*Survey, error) {
+func lookAtEntries(ctx context.Context, c *bincache.Cache, by time.Time) (*Survey, error) {
 	s := &Survey{storeDir: c.StoreDir(), graph: bincache.NewGraph(), fileIDs: make(map[string]int32), broken: make(map[int32]bool), use: bincache.NewUse()}
 	// Before the entries: what comes meanwhile is needed by one of them.
 	nars, extras, err := c.Files()
@@ -135,9 +136,15 @@ func lookAtEntries(ctx context.Context, c *bincache.Cache) (*Survey, error) {
 			s.loose = append(s.loose, name)
 		}
 	}
+	retired, _ := c.Retired()          // (ignored) who collects is told
 	for name, size := range s.extras { // those of entries have been taken out
-		if _, ok := s.fileIDs[name]; !ok {
-			s.loose = append(s.loose, name)
+		if _, ok := s.fileIDs[name]; ok {
+			continue
+		}
+		s.loose = append(s.loose, name)
+		// Logs of failed builds stay for long. The rest waits, as NARs do, which is no reason
+		// for yet more entries to go.
+		if until, ok := retired[name]; isLog(name) && (!ok || until.After(by)) {
 			s.bytes += size
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"slices"
+	"time"
 
 	"github.com/nix-larder/larder/internal/bincache"
 )
@@ -36,7 +37,7 @@ func Withdraw(ctx context.Context, c *bincache.Cache, choose func() ([]Unfit, er
 	if err != nil {
 		return nil, err
 	}
-	s, err := lookAtEntries(ctx, c)
+	s, err := lookAtEntries(ctx, c, time.Time{})
 	if err != nil {
 		return nil, err
 	}

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/nix-larder/larder/internal/bincache"
@@ -66,7 +68,9 @@ func (p *packer) packAll(ctx context.Context, done chan<- packed) error {
 		result, err := p.pack(ctx, g)
 		switch {
 		case errors.Is(err, bincache.ErrDamaged), errors.Is(err, compress.ErrCorrupt), errors.Is(err, compress.ErrUnsupported):
-			r.damaged(g.entry.StorePath, err.Error())
+			if r.isNamed(g) {
+				r.damaged(g.entry.StorePath, err.Error())
+			}
 			r.finished(g)
 			continue
 		case err != nil:
@@ -82,6 +86,15 @@ func (p *packer) packAll(ctx context.Context, done chan<- packed) error {
 		}
 	}
 	return nil
+}
+
+// isNamed tells whether some entry still names the NAR of a group. If none does, it is no
+// fault of the cache that it is gone: somebody has removed the entries, or changed them.
+func (r *Recompressor) isNamed(g *group) bool {
+	return slices.ContainsFunc(g.hashes, func(hash string) bool {
+		n, _, err := r.Cache.Read(hash)
+		return n != nil && n.URL == g.entry.URL || n == nil && !errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 // next returns what is to be packed next, or nil.

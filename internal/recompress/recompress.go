@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path"
 	"runtime"
@@ -75,9 +76,9 @@ type Result struct {
 	After        int64    `json:"bytes_after"`       // in place of those
 	Kept         int      `json:"kept"`              // NARs that would not get smaller
 	Left         int      `json:"left"`              // NARs for which there was no time
-	Removed      int      `json:"removed"`           // NARs that were replaced earlier
+	Removed      int      `json:"removed"`           // files, NARs for the most part, that were replaced or given up earlier
 	RemovedBytes int64    `json:"removed_bytes"`     // of those
-	Waiting      int      `json:"waiting"`           // NARs that were replaced, and stay for now
+	Waiting      int      `json:"waiting"`           // such files that stay for now
 	WaitingBytes int64    `json:"waiting_bytes"`     // of those
 	Damaged      []Damage `json:"damaged,omitempty"` // entries
 }
@@ -203,6 +204,9 @@ func (r *Recompressor) groups(ctx context.Context) (map[string]*group, error) {
 	wanted := make(map[string]bool, len(r.Paths))
 	for _, p := range r.Paths {
 		if _, err := r.Cache.Entry(p); err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("%s is not in the cache: %w", p, err)
+			}
 			return nil, fmt.Errorf("look for %s in the cache: %w", p, err)
 		}
 		wanted[p] = true

@@ -266,6 +266,27 @@ func TestDamagedEntriesAreLeftAsTheyAre(t *testing.T) {
 	isWhole(t, c, was[0])
 }
 
+func TestWhatIsRemovedMeanwhileIsNotDamaged(t *testing.T) {
+	c := newCache(t)
+	for i := range 3 {
+		add(t, c, storePath(i), fast, contents(i))
+	}
+	r := New(Options{Cache: c, Method: small, Workers: 2})
+	groups, err := r.groups(t.Context())
+	must(t, err)
+	for _, g := range groups {
+		r.todo = append(r.todo, g)
+		must(t, os.Remove(filepath.Join(c.Path(), g.entry.URL)))
+		if g.entry.StorePath != storePath(0) { // whose NAR alone is gone
+			must(t, os.Remove(filepath.Join(c.Path(), bincache.HashPart(g.entry.StorePath)+".narinfo")))
+		}
+	}
+	must(t, r.recompress(t.Context()))
+	if d := r.result.Damaged; len(d) != 1 || d[0].Path != storePath(0) {
+		t.Errorf("damaged: %v, want only what has an entry", d)
+	}
+}
+
 func TestNoMoreIsUnpackedThanAnEntrySays(t *testing.T) {
 	c := newCache(t)
 	n := add(t, c, storePath(0), fast, make([]byte, 64<<20))
