@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -137,7 +139,10 @@ func onUsageError(c *cli.Context, err error, _ bool) error {
 	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "larder" {
 		name += " " + c.Command.Name
 	}
-	return usageError(err.Error(), name+" --help lists the flags")
+	// What the library says of flags that take times and numbers.
+	invalid := regexp.MustCompile(`(?s)^invalid value (".*") for flag -(\S+): (.*)$`)
+	problem := invalid.ReplaceAllString(err.Error(), "--$2 is $1, $3")
+	return usageError(strings.Replace(problem, ", parse error", ", want a number", 1), name+" --help lists the flags")
 }
 
 // An exitCoder is an error with an exit code of its own.

@@ -23,6 +23,12 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 		"push --cache file:relative /nix/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-lib",
 		"drain now",
 		"drain --timeout soon",
+		"drain --timeout 1y",
+		"run --cache DIR --deadline soon -- true",
+		"stop --deadline=-1s",
+		"stop --deadline=",
+		"stop --save-time 5",
+		"daemon --poll 0s",
 		"daemon now",
 		"status all",
 		"status --max-size 5G",
@@ -152,12 +158,5 @@ func TestInterruptedCommandSaysNoMore(t *testing.T) {
 		if code != 130 || stdout.Len() > 0 || !strings.HasPrefix(stderr.String(), "larder: error: interrupted\n") || strings.Contains(stderr.String(), "verify tells") {
 			t.Errorf("%q exits with %d: %s%s", args, code, &stdout, &stderr)
 		}
-	}
-}
-
-func TestIntervalsMayBeInDays(t *testing.T) {
-	t.Setenv("LARDER_QUEUE", t.TempDir()+"/missing/queue.db")
-	if _, stderr, code := larder(t, "daemon", "--gc-interval", "7d"); code != 1 || !strings.Contains(stderr, "queue.db") {
-		t.Errorf("daemon exits with %d: %s", code, stderr)
 	}
 }

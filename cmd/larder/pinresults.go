@@ -80,7 +80,7 @@ func (s *session) pinResults(t *runner.Tally, r *runner.Report, code *int, workE
 // pin pins the results, and returns them.
 func (s *session) pin(name string, t *runner.Tally, r *runner.Report) ([]string, error) {
 	// Who has the cache's lock may have it for long.
-	left := s.cli.Duration("deadline") - time.Duration(r.Drained)
+	left := timeOf(s.cli, "deadline") - time.Duration(r.Drained)
 	ctx, cancel := context.WithTimeout(s.cli.Context, max(left, stopTimeout))
 	defer cancel()
 	results, err := s.results(ctx, t, r)

@@ -47,9 +47,6 @@ func push(c *cli.Context) error {
 	if paths, err = withBuild(c, paths); err != nil {
 		return err
 	}
-	if _, err := useGranularity(c); err != nil {
-		return err
-	}
 	settings, err := pushSettings(c)
 	if err != nil {
 		return err

@@ -42,7 +42,7 @@ func sessionFlags() []cli.Flag {
 // drainFlags are those of run and stop.
 func drainFlags() []cli.Flag {
 	return slices.Concat([]cli.Flag{
-		&cli.DurationFlag{Name: "deadline", Value: 10 * time.Minute, DefaultText: "10m", EnvVars: []string{"LARDER_DEADLINE"}, Usage: "put the end off until everything is in the cache, for at most `TIME`, such as 90s or 1h"},
+		timeFlag("deadline", "10m", "LARDER_DEADLINE", "put the end off until everything is in the cache, for at most `TIME`, such as 90s or 1h"),
 		&cli.BoolFlag{Name: "strict", EnvVars: []string{"LARDER_STRICT"}, Usage: "fail if the cache can't be used (1), there was no time for something (3), or something could not be copied (4)"},
 	}, pinFlags(), reportFlags(), gcFlags("0s"), []cli.Flag{quietFlag()})
 }
@@ -56,9 +56,6 @@ func runAround(c *cli.Context) error {
 		return err // now, and not when the command has run
 	}
 	if err := checkPinFlags(c); err != nil {
-		return err
-	}
-	if _, err := useGranularity(c); err != nil {
 		return err
 	}
 	child := runner.NewChild(argv)
@@ -160,7 +157,7 @@ func (s *session) around(child *runner.Child) error {
 	}()
 	err := runChild(child, s.environ(), func(code int) error {
 		ended := time.Now()
-		left, interrupted := s.cli.Duration("deadline"), ended.Sub(child.Interrupted) < 2*stopTimeout
+		left, interrupted := timeOf(s.cli, "deadline"), ended.Sub(child.Interrupted) < 2*stopTimeout
 		if interrupted {
 			// Somebody wants the end: nothing new is begun.
 			left = stopTimeout - ended.Sub(child.Interrupted)

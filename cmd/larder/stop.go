@@ -47,9 +47,6 @@ func stop(c *cli.Context) error {
 	if err := checkPinFlags(c); err != nil {
 		return err
 	}
-	if _, err := useGranularity(c); err != nil {
-		return err
-	}
 	dir, err := findSession(c)
 	if err != nil {
 		return err
@@ -78,9 +75,9 @@ func stop(c *cli.Context) error {
 
 	keys := s.checkKeys()
 	if keys != nil {
-		s.letFinish(ctx, c.Duration("deadline"), signals)
+		s.letFinish(ctx, timeOf(c, "deadline"), signals)
 	}
-	if err := s.takeFromWorker(c.Duration("deadline"), signals); err != nil {
+	if err := s.takeFromWorker(timeOf(c, "deadline"), signals); err != nil {
 		s.queue.Close()
 		if errors.Is(err, fs.ErrNotExist) { // by another larder stop
 			return nothingToStop(c)
@@ -104,7 +101,7 @@ func stop(c *cli.Context) error {
 	close(finish)
 	working := make(chan error, 1)
 	go func() { working <- s.work(ctx, finish, hurry) }()
-	err = waitForWork(working, c.Duration("deadline")-time.Since(begin), false, signals, cancel, hurry)
+	err = waitForWork(working, timeOf(c, "deadline")-time.Since(begin), false, signals, cancel, hurry)
 	return s.conclude(nil, time.Since(begin), err)
 }
 
