@@ -87,20 +87,25 @@ func gc(c *cli.Context) error {
 			err = survey.Blind()
 		}
 		if err != nil {
-			return hintGC(err)
+			return orHint(err, hintVerify)
 		}
 		return printPlan(c, bincache.URL(cache.Path()), survey.Plan(policy))
 	}
-	r, err := cachegc.Collect(c.Context, cache, cachegc.Options{Policy: policy, Grace: timeOf(c, "grace")})
+	grace := timeOf(c, "grace")
+	r, err := cachegc.Collect(c.Context, cache, cachegc.Options{Policy: policy, Grace: grace})
 	if err != nil {
-		return hintGC(err)
+		return hintGC(err, grace)
 	}
 	return printCollected(c, bincache.URL(cache.Path()), r)
 }
 
-func hintGC(err error) error {
+func hintGC(err error, grace time.Duration) error {
 	if bincache.IsFull(err) {
-		err = withHint(err, "there is no room to note what goes: run it with --grace 0s if nobody else is using the cache, or remove a file of the cache's log directory, or something else on its disk, and run it again")
+		hint := "there is no room to note what goes: "
+		if grace > 0 {
+			hint += "run it with --grace 0s if nobody else is using the cache, or "
+		}
+		err = withHint(err, hint+"remove a file of the cache's log directory, or something else on its disk, and run it again")
 	}
 	return orHint(err, hintVerify)
 }
