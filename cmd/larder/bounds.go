@@ -86,7 +86,7 @@ func spaceOf(s queue.Settings) (r space, err error) {
 	}
 	r.FreeBytes = &free
 	if free < b.MinFree {
-		r.Paused = fmt.Sprintf("%s are left on the cache's disk, of which %s are to stay free", ibytes(free), ibytes(b.MinFree))
+		r.Paused = bincache.RoomText(free, b.MinFree)
 	}
 	return r, nil
 }
@@ -97,7 +97,7 @@ func (s space) text() string {
 		return fmt.Sprintf("paused   %s: nothing is copied until there is room\n", s.Paused)
 	}
 	if s.FreeBytes != nil && s.MinFree > 0 {
-		return fmt.Sprintf("free     %s on the cache's disk, of which %s stay free\n", ibytes(*s.FreeBytes), ibytes(s.MinFree))
+		return fmt.Sprintf("free     %s\n", bincache.RoomText(*s.FreeBytes, s.MinFree))
 	}
 	return ""
 }
