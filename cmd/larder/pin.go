@@ -77,19 +77,12 @@ func pin(c *cli.Context) error {
 		return err
 	}
 	defer cache.Close()
-	p := &pinning{elsewhere: e, cache: cache, wanted: wanted}
+	p := &pinning{elsewhere: e, cli: c, log: stderrLog(c), cache: cache, wanted: wanted}
 	defer p.close()
 	if err := p.open(cache.StoreDir()); err != nil {
 		return err
 	}
-	if err := p.complete(c); err != nil {
-		return err
-	}
-	if err := cache.Pin(c.Context, name, time.Now(), keep, wanted...); err != nil {
-		return orHint(err, hintCache)
-	}
-	// Until now somebody may have removed something.
-	if err := p.complete(c); err != nil {
+	if err := p.pin(c.Context, name, keep); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(c.App.Writer, "%s keeps %s in %s\n", name, paths(len(wanted)), bincache.URL(cache.Path()))

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nix-larder/larder/internal/bincache"
 )
@@ -58,6 +60,26 @@ func TestPinKeepsNoClosureThatIsNotWhole(t *testing.T) {
 	must(t, os.WriteFile(narInfoFile(c, lib), n.Format(), 0o644))
 	must(t, os.Truncate(filepath.Join(c.Path(), n.URL), 1))
 	refused("damaged", lib+", which "+app+" needs, is damaged in the cache", "larder verify", "--upstream", "--base", base.Path())
+}
+
+// A collection has the lock when the pin is made, and has not seen it.
+func TestPinThatACollectionHasNotSeenIsLookedAtAgain(t *testing.T) {
+	c, _ := listedCache(t)
+	unlock, err := c.Lock(t.Context())
+	must(t, err)
+	p := &pinning{cache: c, wanted: []string{app}, mayCopy: func() error { return errors.New("no copies today") }}
+	pinned := make(chan error)
+	go func() { pinned <- p.pin(t.Context(), "name", 1) }()
+	must(t, c.TellRemoval(true))
+	r, err := c.BeginRemoval(time.Now())
+	must(t, err)
+	must(t, c.Withdraw(r, bincache.HashPart(app)))
+	must(t, c.Withdraw(r, bincache.HashPart(lib)))
+	must(t, c.TellRemoval(false))
+	must(t, unlock())
+	if err := <-pinned; err == nil || !strings.Contains(err.Error(), "no copies today") {
+		t.Errorf("error is %v", err)
+	}
 }
 
 func TestUnpinRemovesWhatThereIs(t *testing.T) {
