@@ -87,6 +87,9 @@ func (p *pinning) pin(ctx context.Context, name string, keep int) error {
 // errNotWhole says that a name is pinned, but stands for closures that are not whole.
 var errNotWhole = errors.New("it is pinned, but something was removed in that moment")
 
+// errNotCopied says that the cache lacks something that is not to be had.
+var errNotCopied = errors.New("can't be copied")
+
 // complete copies what the cache lacks.
 func (p *pinning) complete(ctx context.Context) error {
 	lacks, err := p.lacks(ctx, false)
@@ -113,7 +116,7 @@ func (p *pinning) copyLacks(ctx context.Context, lacks []lack) error {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return err
 	}
-	err = fmt.Errorf("%s, and can't be copied: %w", lacksText(lacks), err)
+	err = fmt.Errorf("%s, and %w: %w", lacksText(lacks), errNotCopied, err)
 	if lacks[0].by != "" && (errors.Is(err, cachewriter.ErrNotInStore) || errors.Is(err, fs.ErrNotExist)) { // or there is no Nix
 		err = withHint(err, hintLack)
 	}

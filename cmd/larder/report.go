@@ -39,9 +39,7 @@ func (s *session) conclude(code *int, drained time.Duration, workErr error) erro
 		r.Notes = append(r.Notes, workErr.Error())
 		warn(s.cli, "not all came into the cache: %v", workErr)
 	}
-	if err == nil {
-		s.pinResults(t, r, code, workErr)
-	}
+	copied := err != nil || s.pinResults(t, r, code, workErr)
 	if s.cli.Context.Err() == nil { // or somebody wants the end
 		s.collect(r)
 	}
@@ -57,6 +55,8 @@ func (s *session) conclude(code *int, drained time.Duration, workErr error) erro
 		return codeError(exitDead)
 	case r.LeftOver > 0:
 		return codeError(exitLeftOver)
+	case !copied:
+		return codeError(exitDead)
 	case workErr != nil || err != nil:
 		return codeError(exitError)
 	}
