@@ -75,8 +75,8 @@ func merge(c *cli.Context) error {
 
 	m := cachemerge.New(cachemerge.Options{
 		Target: cache, Sources: sources, Log: stderrLog(c),
-		Removed: func(ctx context.Context, storePaths []string) error {
-			return cachegc.Complete(ctx, cache, storePaths, false)
+		Removed: func(ctx context.Context, storePaths []string, elsewhere bool) error {
+			return cachegc.Complete(ctx, cache, storePaths, elsewhere)
 		},
 	})
 	done := showProgress(c, func() progress {
