@@ -25,10 +25,10 @@ func maxQueueFlag() cli.Flag {
 
 // setBounds changes settings as the command line says.
 func setBounds(c *cli.Context, s *queue.Settings) error {
-	if c.IsSet("min-free") {
-		size, err := humanize.ParseBytes(c.String("min-free"))
+	if text := c.String("min-free"); text != "" { // an empty variable is none
+		size, err := humanize.ParseBytes(text)
 		if err != nil || int64(size) < 0 {
-			return usageError(fmt.Sprintf("--min-free is %q, want a size", c.String("min-free")), "for example --min-free 10GiB; 0 for none")
+			return usageError(fmt.Sprintf("--min-free is %q, want a size", text), "for example --min-free 10GiB; 0 for none")
 		}
 		s.MinFree = setBound(int64(size))
 	}
