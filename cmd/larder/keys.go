@@ -181,7 +181,7 @@ func formatKeyFiles(files []string) (string, error) {
 	return string(text), err
 }
 
-const hintKeyFile = "name the right file with --" + keyFileFlag + "; larder init remembers it, and '' for none"
+const hintKeyFile = "name the right file with --" + keyFileFlag + " FILE, which larder init remembers for the queue; '' is for none"
 
 // maxKeyFile is more than any key has.
 const maxKeyFile = 4096

@@ -120,6 +120,29 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 	}
 }
 
+func TestHintsAreWhatHelps(t *testing.T) {
+	c, _ := listedCache(t)
+	const absent = "/gnu/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-absent"
+	for args, want := range map[string]string{
+		"gc":                               "larder gc --cache DIR",
+		"list":                             "larder list --cache DIR",
+		"pin a ./x":                        "a path looks like",
+		"pins":                             "larder pins --cache DIR",
+		"status":                           "larder init --cache DIR",
+		"drain":                            "larder init --cache DIR",
+		"gc --cache " + c.Path() + "/none": "is it the right directory",
+		"recompress --cache " + c.Path() + " " + absent:        "larder list",
+		"sign --cache " + c.Path() + " --drop-key a " + absent: "larder list",
+		"pin a --keep 0 " + absent:                             "--keep 5",
+		"recompress --workers -1 --cache " + c.Path():          "--workers 2",
+	} {
+		_, stderr, code := larder(t, strings.Fields(args)...)
+		if _, hint, _ := strings.Cut(stderr, "larder: hint: "); code == 0 || !strings.Contains(hint, want) {
+			t.Errorf("%s exits with %d, want the hint %q: %s", args, code, want, stderr)
+		}
+	}
+}
+
 var commands = []string{"run", "start", "stop", "init", "daemon", "drain", "sync", "explain", "push", "list", "merge", "sign", "export", "import", "recompress", "gc", "pin", "unpin", "pins", "verify", "doctor", "status", "retry", "uninstall"}
 
 func TestEveryCommandHasHelp(t *testing.T) {

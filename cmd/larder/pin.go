@@ -58,7 +58,7 @@ func pin(c *cli.Context) error {
 	}
 	keep := c.Int("keep")
 	if keep < 1 {
-		return usageError(fmt.Sprintf("--keep is %d, want at least 1", keep), "larder unpin removes a pin")
+		return usageError(fmt.Sprintf("--keep is %d, want at least 1", keep), "for example --keep 5; larder unpin NAME removes a pin")
 	}
 	wanted, err := parsePaths(args)
 	if err != nil {

@@ -36,7 +36,7 @@ func checkPinFlags(c *cli.Context) error {
 		}
 	}
 	if keep := c.Int("pin-keep"); keep < 1 {
-		return usageError(fmt.Sprintf("--pin-keep is %d, want at least 1", keep), "larder unpin removes a pin")
+		return usageError(fmt.Sprintf("--pin-keep is %d, want at least 1", keep), "for example --pin-keep 5; larder unpin NAME removes a pin")
 	}
 	return nil
 }

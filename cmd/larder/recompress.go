@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -66,6 +67,9 @@ func recompressCache(c *cli.Context) error {
 	})
 	result, err := r.Run(c.Context)
 	done()
+	if errors.Is(err, fs.ErrNotExist) && len(o.Paths) > 0 {
+		return withHint(err, "larder list prints what is in the cache")
+	}
 	if bincache.IsFull(err) {
 		return withHint(err, "make room on the cache's disk (larder gc --max-size SIZE; old NARs go after --grace), or choose another --min-free; what is done stays, run the command again to go on")
 	}
