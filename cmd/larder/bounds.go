@@ -15,7 +15,7 @@ import (
 
 // minFreeFlag is for all who add to a cache.
 func minFreeFlag() cli.Flag {
-	return &cli.StringFlag{Name: "min-free", EnvVars: []string{"LARDER_MIN_FREE"}, DefaultText: "0", Usage: "add nothing to the cache that would leave less than `SIZE` free on its disk, such as 10GiB; a worker waits until there is room"}
+	return &cli.StringFlag{Name: "min-free", EnvVars: []string{"LARDER_MIN_FREE"}, DefaultText: "the queue's, else 0", Usage: "add nothing to the cache that would leave less than `SIZE` free on its disk, such as 10GiB: a worker waits until there is room, and who runs in the foreground stops"}
 }
 
 // maxQueueFlag is for the queue's settings.

@@ -18,7 +18,8 @@ func gcCommand() *cli.Command {
 		Usage: "remove what has not been used for the longest time",
 		Description: "Removes entries until the limits hold, those first that no run has used for the longest time, and never one that another needs, " +
 			"nor what is pinned. Without a limit it only removes what nobody can see any more. It needs no Nix, and with --cache no queue; " +
-			"others may add to the cache meanwhile, and read. Interrupted, it goes on the next time.",
+			"others may add to the cache meanwhile, and read. Interrupted, it goes on the next time.\n\n" +
+			"For example:  larder gc --cache DIR --max-size 20G --max-age 30d --keep-last 5 --dry-run",
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(),
 			dryRunFlag("change nothing, but print what would go, and why"),

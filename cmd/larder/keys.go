@@ -31,7 +31,7 @@ const (
 func keyFlags() []cli.Flag {
 	return []cli.Flag{&cli.StringSliceFlag{
 		Name:  keyFileFlag,
-		Usage: "sign with the secret key in `FILE`, else in those that $" + keyFileVariable + " names; '' for none. A key itself, in $" + keyVariable + ", is used as well",
+		Usage: "sign with the secret key in `FILE`, else in those that $" + keyFileVariable + " names, else in those of the queue; '' for none. A key itself, in $" + keyVariable + ", is used as well",
 	}}
 }
 

@@ -75,7 +75,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		Name:  "larder",
 		Usage: "keep what enters the Nix store in a binary cache directory, by itself",
 		Description: "In a CI job:               larder run --cache DIR -- nix build\nOn a machine of your own:  larder init --cache DIR, once\n\n" +
-			"Flags may be before arguments, between, or behind them; what is behind -- is none. Those of larder run are before the command.",
+			"Flags may be before arguments, between, or behind them; what is behind -- is none. Those of larder run are before the command. " +
+			"A TIME is like 90s, 36h or 30d, and a SIZE like 500MB or 20GiB.\n\n" +
+			"Exit codes: 0 all is done; 1 an error; 2 the command line is wrong; 3 the deadline passed with jobs left over; 4 some jobs failed for good; " +
+			"5 doctor or verify found problems; 130 and 143 interrupted. That of larder run is its command's.",
 		Version:                   version,
 		HideHelpCommand:           true,
 		UseShortOptionHandling:    true,

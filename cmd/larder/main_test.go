@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"strings"
 	"syscall"
@@ -150,6 +151,19 @@ func TestEveryCommandHasHelp(t *testing.T) {
 		stdout, stderr, code := larder(t, command, "--help")
 		if code != 0 || !strings.Contains(stdout, "larder "+command+" - ") {
 			t.Errorf("%s --help exits with %d and prints %q, %q", command, code, stdout, stderr)
+		}
+	}
+}
+
+func TestHelpSaysExitCodes(t *testing.T) {
+	stdout, _, _ := larder(t, "--help")
+	text := strings.Join(strings.Fields(stdout), " ")
+	_, codes, _ := strings.Cut(text, "Exit codes: ")
+	for code, means := range map[int]string{
+		exitError: "an error", exitUsage: "the command line is wrong", exitLeftOver: "the deadline passed", exitDead: "some jobs failed", exitProblems: "doctor or verify",
+	} {
+		if want := fmt.Sprintf("; %d %s", code, means); !strings.Contains(codes, want) {
+			t.Errorf("help does not say %q: %s", want, codes)
 		}
 	}
 }

@@ -19,7 +19,8 @@ func pinCommand() *cli.Command {
 		ArgsUsage: "NAME PATH…",
 		Description: "Makes NAME stand for some store paths. What the cache has not of their closures is copied to it first, from the store; if that has it not either, and clients have it from nowhere else, " +
 			"nothing is pinned (1). " +
-			"With --keep, what NAME stood for before is kept as well: so one can go back to an earlier deployment.",
+			"With --keep, what NAME stood for before is kept as well: so one can go back to an earlier deployment.\n\n" +
+			"For example:  larder pin production ./result --keep 5",
 		Flags: slices.Concat([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), minFreeFlag(), quietFlag(),
 			&cli.IntFlag{Name: "keep", Value: 1, Usage: "keep the last `N` things that NAME stood for, this one included"},
@@ -41,10 +42,11 @@ func unpinCommand() *cli.Command {
 
 func pinsCommand() *cli.Command {
 	return &cli.Command{
-		Name:   "pins",
-		Usage:  "list what is pinned",
-		Flags:  []cli.Flag{cacheFlag(), queueFlag(), jsonFlag()},
-		Action: pins,
+		Name:        "pins",
+		Usage:       "list what is pinned",
+		Description: "Prints for each pin which store paths it stands for, and since when, the newest first. It changes nothing, and with --cache it needs no queue.",
+		Flags:       []cli.Flag{cacheFlag(), queueFlag(), jsonFlag()},
+		Action:      pins,
 	}
 }
 

@@ -24,7 +24,8 @@ func recompressCommand() *cli.Command {
 		ArgsUsage: "[PATH…]",
 		Description: "Compresses what is in the cache, or only the PATHs, once more, at the lowest priority, and lets entries name the new NARs where those are smaller. " +
 			"Store paths, NAR hashes and signatures stay. It needs neither Nix nor, with --cache, a queue. The old NARs stay for --grace, and go when recompress runs again after that: " +
-			"until then the cache is larger. It can be ended at any moment, and goes on when it is called again.",
+			"until then the cache is larger. It can be ended at any moment, and goes on when it is called again.\n\n" +
+			"For example:  larder recompress --cache DIR --older-than 14d --budget 1h",
 		Flags: []cli.Flag{
 			cacheFlag(), queueFlag(),
 			&cli.StringFlag{Name: "compression", Value: "zstd:19", DefaultText: "zstd:19", Usage: "`METHOD`: zstd:1 to zstd:22, or xz:0 to xz:9"},

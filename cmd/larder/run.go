@@ -24,7 +24,8 @@ func runCommand() *cli.Command {
 		Usage:     "run a command whose Nix uses the cache, and keep what comes into the store",
 		ArgsUsage: "-- COMMAND [ARGUMENT…]",
 		Description: "Makes the cache if it is not there, and needs no queue. Exits with the command's own code. What is wrong with the cache is a warning, " +
-			"and the command runs all the same, unless --strict is given.",
+			"and the command runs all the same, unless --strict is given.\n\n" +
+			"For example:  larder run --cache DIR --max-size 5G --pin main -- nix build",
 		Flags:  slices.Concat(sessionFlags(), drainFlags()),
 		Action: runAround,
 	}

@@ -29,7 +29,7 @@ func stopCommand() *cli.Command {
 		Description: "Works from the queue on disk, whatever became of the worker. To stop twice is no error. " +
 			"Without --strict it is no error either if something did not come into the cache.",
 		Flags: slices.Concat([]cli.Flag{
-			&cli.StringFlag{Name: "session", EnvVars: []string{insideVariable}, Usage: "the `DIR` that larder start has put into this variable", DefaultText: "the newest, of the cache if one is named"},
+			&cli.StringFlag{Name: "session", EnvVars: []string{insideVariable}, Usage: "the session's `DIR`, which larder start has put into this variable", DefaultText: "the newest, of the cache if one is named"},
 			cacheFlag(), workersFlag(),
 			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "also log what is done"},
 		}, keyFlags(), drainFlags()),
