@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/nix-larder/larder/internal/hooktest"
 	"github.com/nix-larder/larder/internal/trouble"
 	"github.com/nix-larder/larder/queue"
 )
@@ -43,16 +44,16 @@ func TestQueueIsFoundInThisOrder(t *testing.T) {
 
 func TestQueueHasItsOneNameForTheHookToo(t *testing.T) {
 	s, _ := newSiteWithQueue(t)
-	link := filepath.Join(s.dir, "link.db")
+	link := filepath.Join(s.Dir, "link.db")
 	must(t, os.Symlink("queue/queue.db", link))
-	t.Chdir(s.dir)
+	t.Chdir(s.Dir)
 	for i, name := range []string{link, "queue/../queue/queue.db", "./link.db"} {
 		s.env["LARDER_QUEUE"] = name
-		must(t, s.rootDir().RemoveAll())
-		wantSays(t, s.run(t, s.path(string(rune('a'+i)))), "")
-		s.wantRoots(t, s.path(string(rune('a'+i))))
+		must(t, s.RootDir().RemoveAll())
+		hooktest.WantSays(t, s.run(t, s.Path(string(rune('a'+i)))), "")
+		s.WantRoots(t, s.Path(string(rune('a'+i))))
 	}
-	s.wantRows(t, s.path("a"), s.path("b"), s.path("c"))
+	s.WantRows(t, s.Path("a"), s.Path("b"), s.Path("c"))
 }
 
 func TestFileBesideMustNameAQueue(t *testing.T) {
@@ -65,9 +66,9 @@ func TestFileBesideMustNameAQueue(t *testing.T) {
 			s := newSite(t)
 			delete(s.env, "LARDER_QUEUE")
 			c := s.config()
-			c.Argv0 = filepath.Join(s.dir, "larder-hook")
+			c.Argv0 = filepath.Join(s.Dir, "larder-hook")
 			must(t, plant(c.Argv0+".queue"))
-			wantSays(t, says(Run(t.Context(), c)), "find queue: ")
+			hooktest.WantSays(t, says(Run(t.Context(), c)), "find queue: ")
 		})
 	}
 }
@@ -75,53 +76,53 @@ func TestFileBesideMustNameAQueue(t *testing.T) {
 func TestRootsHookServesAUsersQueue(t *testing.T) {
 	s := usersSite(t)
 	makeAs(t, s, nobody)
-	wantSays(t, s.runAs(t, 0, s.path("a")), "")
-	s.wantRoots(t, s.path("a"))
-	wantOwner(t, nobody, s.file, s.file+"-wal", s.file+"-shm", s.file+"-lock", s.rootPath(), s.rootPath()+"/queue")
+	hooktest.WantSays(t, s.runAs(t, 0, s.Path("a")), "")
+	s.WantRoots(t, s.Path("a"))
+	wantOwner(t, nobody, s.File, s.File+"-wal", s.File+"-shm", s.File+"-lock", s.rootPath(), s.rootPath()+"/queue")
 
 	// The user goes on: to root no difference, to root's hook none either.
-	wantSays(t, s.runAs(t, nobody, s.path("b")), "")
-	s.wantRoots(t, s.path("a"), s.path("b"))
-	s.wantRows(t, s.path("a"), s.path("b"))
+	hooktest.WantSays(t, s.runAs(t, nobody, s.Path("b")), "")
+	s.WantRoots(t, s.Path("a"), s.Path("b"))
+	s.WantRows(t, s.Path("a"), s.Path("b"))
 }
 
 func TestRootsHookDoesNotGoWhereTheUserCouldNot(t *testing.T) {
 	s := usersSite(t)
 	makeAs(t, s, nobody)
 	// The user has put a link to root's own queue where his was.
-	secret := filepath.Join(s.dir, "secret", "queue.db")
+	secret := filepath.Join(s.Dir, "secret", "queue.db")
 	q, err := queue.Create(t.Context(), secret)
 	must(t, err)
 	must(t, q.Close())
 	must(t, os.Chmod(filepath.Dir(secret), 0o700))
-	must(t, os.Remove(s.file))
-	must(t, os.Link(secret, s.file)) // as good as a link that appears at the last moment
-	wantSays(t, s.runAs(t, 0, s.path("a")), fs.ErrPermission.Error())
+	must(t, os.Remove(s.File))
+	must(t, os.Link(secret, s.File)) // as good as a link that appears at the last moment
+	hooktest.WantSays(t, s.runAs(t, 0, s.Path("a")), fs.ErrPermission.Error())
 
-	s.file = secret
-	s.wantRows(t)
+	s.File = secret
+	s.WantRows(t)
 }
 
 func TestRootsHookBecomesTheOwnerOfAQueueToBe(t *testing.T) {
 	s := usersSite(t)
-	wantSays(t, s.runAs(t, 0, s.path("a")), "no such file")
-	s.wantRoots(t, s.path("a"))
+	hooktest.WantSays(t, s.runAs(t, 0, s.Path("a")), "no such file")
+	s.WantRoots(t, s.Path("a"))
 	wantOwner(t, nobody, s.rootPath())
 
 	// And of one that has lost its lock file: its directory is the user's.
 	makeAs(t, s, nobody)
-	must(t, os.Remove(s.file+"-lock"))
-	wantSays(t, s.runAs(t, 0, s.path("b")), "")
-	s.wantRoots(t, s.path("a"), s.path("b"))
-	wantOwner(t, nobody, s.file, s.file+"-wal", s.file+"-shm")
+	must(t, os.Remove(s.File+"-lock"))
+	hooktest.WantSays(t, s.runAs(t, 0, s.Path("b")), "")
+	s.WantRoots(t, s.Path("a"), s.Path("b"))
+	wantOwner(t, nobody, s.File, s.File+"-wal", s.File+"-shm")
 }
 
 func TestUsersHookCanNotReachRootsQueue(t *testing.T) {
 	trouble.NeedRoot(t)
 	s, _ := newSiteWithQueue(t)
-	wantSays(t, s.runAs(t, nobody, s.path("a")), fs.ErrPermission.Error())
-	s.wantRows(t)
-	s.wantRoots(t)
+	hooktest.WantSays(t, s.runAs(t, nobody, s.Path("a")), fs.ErrPermission.Error())
+	s.WantRows(t)
+	s.WantRoots(t)
 }
 
 // usersSite is a site whose queue's directory is a user's.
@@ -129,24 +130,24 @@ func usersSite(t *testing.T) *site {
 	t.Helper()
 	trouble.NeedRoot(t)
 	s := newSite(t)
-	must(t, os.Mkdir(filepath.Dir(s.file), 0o755))
-	must(t, os.Chown(filepath.Dir(s.file), nobody, nobody))
+	must(t, os.Mkdir(filepath.Dir(s.File), 0o755))
+	must(t, os.Chown(filepath.Dir(s.File), nobody, nobody))
 	return s
 }
 
 // makeAs makes a site's queue, and gives it away.
 func makeAs(t *testing.T, s *site, uid int) {
 	t.Helper()
-	q, err := queue.Create(t.Context(), s.file)
+	q, err := queue.Create(t.Context(), s.File)
 	must(t, err)
 	must(t, q.Close())
 	for _, suffix := range []string{"", "-lock"} {
-		must(t, os.Chown(s.file+suffix, uid, uid))
+		must(t, os.Chown(s.File+suffix, uid, uid))
 	}
 }
 
 func (s *site) rootPath() string {
-	return filepath.Join(s.state, "gcroots", "larder", queue.ExpectedID(s.file))
+	return filepath.Join(s.State, "gcroots", "larder", queue.ExpectedID(s.File))
 }
 
 func wantOwner(t *testing.T, uid uint32, files ...string) {

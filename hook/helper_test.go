@@ -2,21 +2,15 @@ package hook
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
-	"github.com/nix-larder/larder/internal/gcroot"
+	"github.com/nix-larder/larder/internal/hooktest"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -38,32 +32,18 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// A site is a Nix installation without Nix, and a queue.
+// A site is where a hook is called, with what is in its environment.
 type site struct {
-	dir, store, state string
-
-	file string // the queue's database
-	env  map[string]string
+	*hooktest.Site
+	env map[string]string
 }
 
-// newSite makes a site in a directory that every user may look into. It has no
-// queue yet.
 func newSite(t *testing.T) *site {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "hook-test-")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	must(t, os.Chmod(dir, 0o755))
-	s := &site{
-		dir:   dir,
-		store: filepath.Join(dir, "store"),
-		state: filepath.Join(dir, "state"),
-		file:  filepath.Join(dir, "queue", "queue.db"),
-	}
-	s.env = map[string]string{"LARDER_QUEUE": s.file}
-	must(t, os.Mkdir(s.store, 0o755))
-	t.Setenv("NIX_STORE_DIR", s.store)
-	t.Setenv("NIX_STATE_DIR", s.state)
+	s := &site{Site: hooktest.New(t)}
+	s.env = map[string]string{"LARDER_QUEUE": s.File}
+	t.Setenv("NIX_STORE_DIR", s.Store)
+	t.Setenv("NIX_STATE_DIR", s.State)
 	return s
 }
 
@@ -71,20 +51,7 @@ func newSite(t *testing.T) *site {
 func newSiteWithQueue(t *testing.T) (*site, *queue.Queue) {
 	t.Helper()
 	s := newSite(t)
-	return s, s.open(t)
-}
-
-func (s *site) open(t *testing.T) *queue.Queue {
-	t.Helper()
-	q, err := queue.Create(t.Context(), s.file)
-	must(t, err)
-	t.Cleanup(func() { q.Close() })
-	return q
-}
-
-// path returns a store path.
-func (s *site) path(name string) string {
-	return filepath.Join(s.store, strings.Repeat("0", 32)+"-"+name)
+	return s, s.Open(t)
 }
 
 // drv writes a derivation with the given outputs, and returns its path.
@@ -94,7 +61,7 @@ func (s *site) drv(t *testing.T, name string, outputs ...string) string {
 	for i, path := range outputs {
 		terms = append(terms, fmt.Sprintf(`("out%d","%s","","")`, i, path))
 	}
-	drv := s.path(name + ".drv")
+	drv := s.Path(name + ".drv")
 	text := fmt.Sprintf(`Derive([%s],[],[],"x86_64-linux","/bin/sh",[],[])`, strings.Join(terms, ","))
 	must(t, os.WriteFile(drv, []byte(text), 0o644))
 	return drv
@@ -135,67 +102,9 @@ func (s *site) runAs(t *testing.T, uid uint32, outPaths string) string {
 	return strings.TrimSuffix(string(out), "\n")
 }
 
-// wantRows fails the test if the queue does not have exactly these paths.
-func (s *site) wantRows(t *testing.T, want ...string) {
-	t.Helper()
-	wantPaths(t, "rows", s.rows(t), want)
-}
-
-// wantRoots fails the test if the queue does not have exactly these roots.
-func (s *site) wantRoots(t *testing.T, want ...string) {
-	t.Helper()
-	wantPaths(t, "roots", s.roots(t), want)
-}
-
-func wantPaths(t *testing.T, what string, got, want []string) {
-	t.Helper()
-	slices.Sort(got)
-	slices.Sort(want)
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", what, diff)
-	}
-}
-
-func (s *site) rows(t *testing.T) (paths []string) {
-	t.Helper()
-	q, err := queue.Open(t.Context(), s.file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	must(t, err)
-	defer q.Close()
-	for row, err := range q.Rows(t.Context()) {
-		must(t, err)
-		paths = append(paths, row.Path)
-	}
-	return paths
-}
-
-func (s *site) roots(t *testing.T) (paths []string) {
-	t.Helper()
-	names, err := s.rootDir().List()
-	must(t, err)
-	for _, name := range names {
-		paths = append(paths, filepath.Join(s.store, name))
-	}
-	return paths
-}
-
-func (s *site) rootDir() *gcroot.Dir {
-	return gcroot.Open(s.state, queue.ExpectedID(s.file))
-}
-
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
-	}
-}
-
-// wantSays fails the test if a hook did not say this, in one line.
-func wantSays(t *testing.T, got, want string) {
-	t.Helper()
-	if !strings.Contains(got, want) || (want == "" && got != "") || strings.Contains(got, "\n") {
-		t.Errorf("hook says %q, want %q in one line", got, want)
 	}
 }

@@ -14,19 +14,20 @@ import (
 	"unicode/utf8"
 
 	"github.com/nix-larder/larder/internal/gcroot"
+	"github.com/nix-larder/larder/internal/hooktest"
 	"github.com/nix-larder/larder/queue"
 )
 
 func TestOutputsGetRowsAndRoots(t *testing.T) {
 	s, _ := newSiteWithQueue(t)
-	wantSays(t, s.run(t, s.path("a")+" "+s.path("b")), "")
-	s.wantRows(t, s.path("a"), s.path("b"))
-	s.wantRoots(t, s.path("a"), s.path("b"))
+	hooktest.WantSays(t, s.run(t, s.Path("a")+" "+s.Path("b")), "")
+	s.WantRows(t, s.Path("a"), s.Path("b"))
+	s.WantRoots(t, s.Path("a"), s.Path("b"))
 
 	// A rebuild is no trouble.
-	wantSays(t, s.run(t, s.path("a")), "")
-	s.wantRows(t, s.path("a"), s.path("b"))
-	s.wantRoots(t, s.path("a"), s.path("b"))
+	hooktest.WantSays(t, s.run(t, s.Path("a")), "")
+	s.WantRows(t, s.Path("a"), s.Path("b"))
+	s.WantRoots(t, s.Path("a"), s.Path("b"))
 }
 
 func TestEnvironmentIsNotTrusted(t *testing.T) {
@@ -57,15 +58,15 @@ func TestEnvironmentIsNotTrusted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, _ := newSiteWithQueue(t)
-			r := strings.NewReplacer("$S", s.store, "H-", hash+"-")
+			r := strings.NewReplacer("$S", s.Store, "H-", hash+"-")
 			s.env["DRV_PATH"] = r.Replace(test.drv)
-			wantSays(t, s.run(t, r.Replace(test.outPaths)), r.Replace(test.says))
+			hooktest.WantSays(t, s.run(t, r.Replace(test.outPaths)), r.Replace(test.says))
 			var want []string
 			for _, name := range test.want {
-				want = append(want, s.path(name))
+				want = append(want, s.Path(name))
 			}
-			s.wantRows(t, want...)
-			s.wantRoots(t, want...)
+			s.WantRows(t, want...)
+			s.WantRoots(t, want...)
 		})
 	}
 }
@@ -80,18 +81,18 @@ func TestAllOutputsOfTheDerivationCount(t *testing.T) {
 		for _, suffix := range []string{"", "!out"} {
 			t.Run(name+suffix, func(t *testing.T) {
 				s, _ := newSiteWithQueue(t)
-				want := []string{s.path("out"), s.path("dev"), s.path("doc")}
+				want := []string{s.Path("out"), s.Path("dev"), s.Path("doc")}
 				s.env["DRV_PATH"] = s.drv(t, "hello", want...) + suffix
 				if strings.Contains(outPaths, "other") {
-					want = append(want, s.path("other"))
+					want = append(want, s.Path("other"))
 				}
-				r := strings.NewReplacer("$S", s.store, "H-", strings.Repeat("0", 32)+"-")
-				wantSays(t, s.run(t, r.Replace(outPaths)), "")
-				s.wantRows(t, want...)
-				s.wantRoots(t, want...)
-				for row, err := range s.open(t).Rows(t.Context()) {
+				r := strings.NewReplacer("$S", s.Store, "H-", strings.Repeat("0", 32)+"-")
+				hooktest.WantSays(t, s.run(t, r.Replace(outPaths)), "")
+				s.WantRows(t, want...)
+				s.WantRoots(t, want...)
+				for row, err := range s.Open(t).Rows(t.Context()) {
 					must(t, err)
-					if row.Drv != s.path("hello.drv") {
+					if row.Drv != s.Path("hello.drv") {
 						t.Errorf("%s was built by %q, want hello", row.Path, row.Drv)
 					}
 				}
@@ -104,12 +105,12 @@ func TestManyOutputsAreNoTrouble(t *testing.T) {
 	s, _ := newSiteWithQueue(t)
 	var want []string
 	for size := 0; size < 128<<10; {
-		want = append(want, s.path(fmt.Sprintf("%d-%s", len(want), strings.Repeat("x", 150))))
+		want = append(want, s.Path(fmt.Sprintf("%d-%s", len(want), strings.Repeat("x", 150))))
 		size += len(want[0]) + 1
 	}
-	wantSays(t, s.run(t, strings.Join(want, " ")), "")
-	s.wantRows(t, want...)
-	s.wantRoots(t, want...)
+	hooktest.WantSays(t, s.run(t, strings.Join(want, " ")), "")
+	s.WantRows(t, want...)
+	s.WantRoots(t, want...)
 }
 
 func TestRootsAloneAreLeftWhenTheQueueCanNotBeHad(t *testing.T) {
@@ -117,37 +118,37 @@ func TestRootsAloneAreLeftWhenTheQueueCanNotBeHad(t *testing.T) {
 		spoil func(t *testing.T, s *site)
 		says  string
 	}{
-		"missing":      {func(t *testing.T, s *site) { must(t, os.Remove(s.file)) }, "no such file"},
-		"no directory": {func(t *testing.T, s *site) { must(t, os.RemoveAll(filepath.Dir(s.file))) }, "no such file"},
+		"missing":      {func(t *testing.T, s *site) { must(t, os.Remove(s.File)) }, "no such file"},
+		"no directory": {func(t *testing.T, s *site) { must(t, os.RemoveAll(filepath.Dir(s.File))) }, "no such file"},
 		"corrupt": {func(t *testing.T, s *site) {
-			must(t, os.WriteFile(s.file, []byte(strings.Repeat("garbage ", 1000)), 0o644))
+			must(t, os.WriteFile(s.File, []byte(strings.Repeat("garbage ", 1000)), 0o644))
 		}, "the queue is corrupt"},
 		"a directory": {func(t *testing.T, s *site) {
-			must(t, os.Remove(s.file))
-			must(t, os.Mkdir(s.file, 0o755))
+			must(t, os.Remove(s.File))
+			must(t, os.Mkdir(s.File, 0o755))
 		}, "open queue "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, q := newSiteWithQueue(t)
 			must(t, q.Close())
 			test.spoil(t, s)
-			wantSays(t, s.run(t, s.path("a")), test.says)
-			s.wantRoots(t, s.path("a"))
+			hooktest.WantSays(t, s.run(t, s.Path("a")), test.says)
+			s.WantRoots(t, s.Path("a"))
 		})
 	}
 }
 
 func TestQueueThatComesLaterFindsItsRoots(t *testing.T) {
 	s := newSite(t)
-	wantSays(t, s.run(t, s.path("a")), "no such file")
-	q := s.open(t)
-	roots, err := gcroot.Make(s.state, gcroot.Owner{
+	hooktest.WantSays(t, s.run(t, s.Path("a")), "no such file")
+	q := s.Open(t)
+	roots, err := gcroot.Make(s.State, gcroot.Owner{
 		Queue: q.File(), ID: q.Identity().ID, UID: q.Identity().UID, GID: q.Identity().GID,
 	})
 	must(t, err)
 	names, err := roots.List()
 	must(t, err)
-	if want := filepath.Base(s.path("a")); !slices.Equal(names, []string{want}) {
+	if want := filepath.Base(s.Path("a")); !slices.Equal(names, []string{want}) {
 		t.Errorf("roots are %q, want %q", names, want)
 	}
 }
@@ -155,17 +156,17 @@ func TestQueueThatComesLaterFindsItsRoots(t *testing.T) {
 func TestForgottenQueueGetsNoRoots(t *testing.T) {
 	s, q := newSiteWithQueue(t)
 	for age, roots := range map[time.Duration][]string{
-		6 * 24 * time.Hour: {s.path("a")},
+		6 * 24 * time.Hour: {s.Path("a")},
 		8 * 24 * time.Hour: nil,
 	} {
-		must(t, s.rootDir().RemoveAll())
+		must(t, s.RootDir().RemoveAll())
 		then := time.Now().Add(-age)
-		must(t, os.Chtimes(s.file+"-lock", then, then))
-		said := s.run(t, s.path("a"))
-		s.wantRoots(t, roots...)
-		s.wantRows(t, s.path("a"))
+		must(t, os.Chtimes(s.File+"-lock", then, then))
+		said := s.run(t, s.Path("a"))
+		s.WantRoots(t, roots...)
+		s.WantRows(t, s.Path("a"))
 		if roots == nil {
-			wantSays(t, said, fmt.Sprintf("no worker since %s: no root was made", then.Format(time.DateOnly)))
+			hooktest.WantSays(t, said, fmt.Sprintf("no worker since %s: no root was made", then.Format(time.DateOnly)))
 			if n := strings.Count(said, "no worker"); n != 1 {
 				t.Errorf("hook says it %d times, want once: %q", n, said)
 			}
@@ -174,47 +175,47 @@ func TestForgottenQueueGetsNoRoots(t *testing.T) {
 	lock, err := q.Lock() // a worker comes back
 	must(t, err)
 	defer lock.Unlock()
-	wantSays(t, s.run(t, s.path("a")), "")
-	s.wantRoots(t, s.path("a"))
+	hooktest.WantSays(t, s.run(t, s.Path("a")), "")
+	s.WantRoots(t, s.Path("a"))
 }
 
 func TestForgottenQueueThatNeverWasGetsNoRoots(t *testing.T) {
 	s := newSite(t)
-	wantSays(t, s.run(t, s.path("a")), "no such file")
+	hooktest.WantSays(t, s.run(t, s.Path("a")), "no such file")
 	then := time.Now().Add(-8 * 24 * time.Hour)
-	must(t, os.Chtimes(filepath.Join(s.state, "gcroots", "larder", queue.ExpectedID(s.file), "queue"), then, then))
-	wantSays(t, s.run(t, s.path("b")), "no worker since")
-	s.wantRoots(t, s.path("a"))
+	must(t, os.Chtimes(filepath.Join(s.State, "gcroots", "larder", queue.ExpectedID(s.File), "queue"), then, then))
+	hooktest.WantSays(t, s.run(t, s.Path("b")), "no worker since")
+	s.WantRoots(t, s.Path("a"))
 }
 
 func TestTroubleWithRootsIsToldOnce(t *testing.T) {
 	s, _ := newSiteWithQueue(t)
-	must(t, os.WriteFile(s.state, nil, 0o644)) // where a directory should be
-	said := s.run(t, s.path("a"))
-	wantSays(t, said, "make root directory")
+	must(t, os.WriteFile(s.State, nil, 0o644)) // where a directory should be
+	said := s.run(t, s.Path("a"))
+	hooktest.WantSays(t, said, "make root directory")
 	if n := strings.Count(said, "make root"); n != 1 {
 		t.Errorf("hook says it %d times, want once: %q", n, said)
 	}
-	s.wantRows(t, s.path("a"))
+	s.WantRows(t, s.Path("a"))
 }
 
 func TestPanicIsAnError(t *testing.T) {
 	s := newSite(t)
 	c := s.config()
 	c.Getenv = func(string) string { panic("out of cheese") }
-	wantSays(t, says(Run(t.Context(), c)), "panic: out of cheese")
+	hooktest.WantSays(t, says(Run(t.Context(), c)), "panic: out of cheese")
 }
 
 // The worker finishes an earlier job of the path after the hook has looked whether
 // there is a root, and before the hook has the row in the queue.
 func TestRootSurvivesAWorkerThatFinishesMeanwhile(t *testing.T) {
 	s, q := newSiteWithQueue(t)
-	wantSays(t, s.run(t, s.path("a")), "")
+	hooktest.WantSays(t, s.run(t, s.Path("a")), "")
 	job, err := q.Claim(t.Context())
 	must(t, err)
 
 	c := s.config()
-	s.env["OUT_PATHS"] = s.path("a")
+	s.env["OUT_PATHS"] = s.Path("a")
 	waiting := make(chan struct{})
 	c.Stage = func(stage string) {
 		if stage == "waiting for the queue" {
@@ -227,18 +228,18 @@ func TestRootSurvivesAWorkerThatFinishesMeanwhile(t *testing.T) {
 		// gone.
 		go func() { done <- Run(t.Context(), c) }()
 		<-waiting
-		s.wantRoots(t, s.path("a"))
-		return s.rootDir().Remove(s.path("a"))
+		s.WantRoots(t, s.Path("a"))
+		return s.RootDir().Remove(s.Path("a"))
 	}))
 	must(t, <-done)
-	s.wantRows(t, s.path("a"))
-	s.wantRoots(t, s.path("a"))
+	s.WantRows(t, s.Path("a"))
+	s.WantRoots(t, s.Path("a"))
 }
 
 // The same, at random.
 func TestNoRowIsWithoutItsRoot(t *testing.T) {
 	s, q := newSiteWithQueue(t)
-	db, err := sql.Open("sqlite3", "file:"+s.file+"?_txlock=immediate&_busy_timeout=5000")
+	db, err := sql.Open("sqlite3", "file:"+s.File+"?_txlock=immediate&_busy_timeout=5000")
 	must(t, err)
 	defer db.Close()
 	stop := make(chan struct{})
@@ -257,7 +258,7 @@ func TestNoRowIsWithoutItsRoot(t *testing.T) {
 			}
 			if err == nil {
 				finished++
-				err = q.Done(t.Context(), job, func() error { return s.rootDir().Remove(job.Path) })
+				err = q.Done(t.Context(), job, func() error { return s.RootDir().Remove(job.Path) })
 			}
 			if err != nil {
 				t.Error(err)
@@ -266,7 +267,7 @@ func TestNoRowIsWithoutItsRoot(t *testing.T) {
 		}
 	})
 	for range 300 {
-		wantSays(t, s.run(t, s.path("a")+" "+s.path("b")), "")
+		hooktest.WantSays(t, s.run(t, s.Path("a")+" "+s.Path("b")), "")
 		wantRowsRooted(t, db, s)
 	}
 	close(stop)
@@ -283,7 +284,7 @@ func wantRowsRooted(t *testing.T, db *sql.DB, s *site) {
 	tx, err := db.Begin()
 	must(t, err)
 	defer tx.Rollback()
-	roots := s.roots(t)
+	roots := s.Roots(t)
 	rows, err := tx.Query("select path from jobs")
 	must(t, err)
 	defer rows.Close()

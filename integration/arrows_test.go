@@ -38,9 +38,10 @@ var arrows = map[string][]string{
 	"internal/nixstore":     {"internal/plainfile"},
 	"internal/bincache":     nil,
 	"internal/plainfile":    nil,
-	"internal/nixtest":      nil, // for tests, as are the next two
+	"internal/nixtest":      nil, // for tests, as are the next three
 	"internal/trouble":      nil,
 	"internal/cachetest":    nil,
+	"internal/hooktest":     {"queue", "internal/gcroot", "internal/trouble"},
 	"integration":           nil,
 	"integration/bench":     {"internal/cachetest"}, // which knows the format, and no code of ours
 	"integration/oci":       nil,

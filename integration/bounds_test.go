@@ -52,7 +52,7 @@ func TestDaemonPausesUntilThereIsRoom(t *testing.T) {
 			t.Errorf("status says %s", text)
 		}
 		stdout, _, exit := l.tryRun(t, "larder", "doctor")
-		if exit != 5 || !strings.Contains(stdout, "workers pause: the disk of the cache has") {
+		if exit != 5 || !strings.Contains(stdout, "are left on the cache's disk, of which 2.5 MiB are to stay free") {
 			t.Errorf("doctor: exit %d: %s", exit, stdout)
 		}
 		// Each of them was a reason to look for room, nothing has been tried, and nothing more

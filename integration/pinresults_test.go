@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -143,7 +144,7 @@ func TestPinStaysAsItWasWhereNotAllIsWell(t *testing.T) {
 	}
 	release := j.stick(t)
 	_, o := j.pins(t, append([]string{"--deadline", "300ms"}, main...), "nix-build", "--no-out-link", "--option", "substituters", "", "--expr", oneExpr("sticky"))
-	if o.exit != 0 || !strings.Contains(o.stderr, "a result, is not in the cache: the end came first") {
+	if o.exit != 0 || !strings.Contains(o.stderr, "-sticky is a result, and can't be copied: the end came first") {
 		t.Errorf("exit %d, %s", o.exit, o.stderr)
 	}
 	release()
@@ -185,6 +186,37 @@ func TestRunPinsWhatItsLinksMean(t *testing.T) {
 			}
 			j.isPinned(t, map[string][]string{"main": {"tool top"}, "new": {"tool"}})
 		}
+	})
+}
+
+// Results that are there already may lack something, and the store has it.
+func TestRunPinsWholeClosures(t *testing.T) {
+	eachNix(t, func(t *testing.T, n nix) {
+		j := provider{n, roles[0]}.job(t, "")
+		const lib = `(import /larder/graphs/derive.nix "lib" { } "echo lib > $out")`
+		app := []string{"nix-build", "--expr", `import /larder/graphs/derive.nix "app" { lib = ` + lib + `; } "echo $lib > $out"`}
+		paths, o := j.pins(t, []string{"--pin", "main"}, app...)
+		if len(paths) != 1 || o.exit != 0 {
+			t.Fatalf("pinned %q: %s", paths, o.stderr)
+		}
+		all := j.cached(t)
+		i := slices.IndexFunc(all, func(path string) bool { return strings.HasSuffix(path, "-lib") })
+		must(t, os.Remove(filepath.Join(j.cache, filepath.Base(all[i])[:32]+".narinfo")))
+
+		_, o = j.pins(t, []string{"--pin", "other", "--exclude", "lib"}, app...)
+		if want := all[i] + ", which " + paths[0] + " needs, is not in the cache"; o.exit != 0 || !strings.Contains(o.stderr, "pin other stays as it was: "+want) {
+			t.Errorf("exit %d, %s", o.exit, o.stderr)
+		}
+		if _, o = j.pins(t, []string{"--pin", "other", "--exclude", "lib", "--strict"}, app...); o.exit != 4 {
+			t.Errorf("exit %d, %s", o.exit, o.stderr)
+		}
+		j.isPinned(t, map[string][]string{"main": {"app"}})
+		if _, o = j.pins(t, []string{"--pin", "other"}, app...); o.exit != 0 || o.report.Built != 0 {
+			t.Errorf("exit %d, %s", o.exit, o.stderr)
+		}
+		j.isPinned(t, map[string][]string{"main": {"app"}, "other": {"app"}})
+		equalPaths(t, "cache", j.cached(t), all)
+		j.whole(t)
 	})
 }
 

@@ -163,7 +163,7 @@ func TestPushRecordsWhatItAddsAndUsesAndOtherwiseTouchesNothing(t *testing.T) {
 		if all := newRecords(t, l.cache, aged); len(all) != 2 && all[0].ended != third[0].ended {
 			t.Errorf("new records are %+v", all)
 		}
-		refusal{2, "--use-granularity", "36h"}.of(t, l.machine, "larder", "push", "--cache", l.cache, "--use-granularity", "often", top)
+		refusal{2, `--use-granularity is "often", want a time, such as 90s, 36h or 30d`, "larder push --help"}.of(t, l.machine, "larder", "push", "--cache", l.cache, "--use-granularity", "often", top)
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nix-larder/larder/internal/hooktest"
 	"github.com/nix-larder/larder/internal/trouble"
 	"github.com/nix-larder/larder/queue"
 )
@@ -19,7 +20,7 @@ import (
 // returns its name. Empty files are left out.
 func (s *site) installed(t *testing.T, dir, queue, next string) string {
 	t.Helper()
-	hook := filepath.Join(s.dir, dir, "larder-hook")
+	hook := filepath.Join(s.Dir, dir, "larder-hook")
 	must(t, os.MkdirAll(filepath.Dir(hook), 0o755))
 	must(t, os.Symlink(program, hook))
 	for suffix, text := range map[string]string{".queue": queue, ".next": next} {
@@ -33,7 +34,7 @@ func (s *site) installed(t *testing.T, dir, queue, next string) string {
 // script writes a hook of somebody else.
 func (s *site) script(t *testing.T, name, text string) string {
 	t.Helper()
-	file := filepath.Join(s.dir, name)
+	file := filepath.Join(s.Dir, name)
 	must(t, os.WriteFile(file, []byte(text), 0o755))
 	return file
 }
@@ -76,8 +77,8 @@ func TestNextHooksOutputAndExitCodeAreNixs(t *testing.T) {
 		if want := "out 0 " + next + "\n"; stdout != want || stderr != "err\n" || exit != 7 {
 			t.Errorf("hook prints %q and %q, exits with %d, want what the next one does", stdout, stderr, exit)
 		}
-		s.wantRows(t, s.path("a"))
-		s.wantRoots(t, s.path("a"))
+		s.WantRows(t, s.Path("a"))
+		s.WantRoots(t, s.Path("a"))
 	})
 }
 
@@ -86,7 +87,7 @@ func TestNextHookFindsTheRowInTheQueue(t *testing.T) {
 	s, _ := newSiteWithQueue(t)
 	next := s.script(t, "next", "#!/bin/sh\nls $NIX_STATE_DIR/gcroots/larder/*\n")
 	stdout, _, _ := s.result(t, s.installed(t, "bin", "", next))
-	if !strings.Contains(stdout, filepath.Base(s.path("a"))) {
+	if !strings.Contains(stdout, filepath.Base(s.Path("a"))) {
 		t.Errorf("the next hook finds no root: %q", stdout)
 	}
 }
@@ -97,17 +98,17 @@ func TestNothingOfLarderKeepsTheNextHook(t *testing.T) {
 			spoil func(t *testing.T, s *site)
 			says  string
 		}{
-			"no queue":   {func(t *testing.T, s *site) { must(t, os.RemoveAll(filepath.Dir(s.file))) }, "no such file"},
+			"no queue":   {func(t *testing.T, s *site) { must(t, os.RemoveAll(filepath.Dir(s.File))) }, "no such file"},
 			"corrupt":    {func(t *testing.T, s *site) { s.garble(t) }, "the queue is corrupt"},
 			"no outputs": {func(t *testing.T, s *site) { delete(s.env, "OUT_PATHS") }, "neither DRV_PATH nor OUT_PATHS"},
 			"locked":     {func(t *testing.T, s *site) { s.lock(t) }, "database is locked"},
 			"derivation hangs": {func(t *testing.T, s *site) {
-				s.env["DRV_PATH"] = s.path("x.drv")
+				s.env["DRV_PATH"] = s.Path("x.drv")
 				must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
 			}, "gave up after 250ms while reading the derivation"},
 			"name of the queue hangs": {func(t *testing.T, s *site) {
 				delete(s.env, "LARDER_QUEUE")
-				must(t, syscall.Mkfifo(filepath.Join(s.dir, "bin", "larder-hook.queue"), 0o644))
+				must(t, syscall.Mkfifo(filepath.Join(s.Dir, "bin", "larder-hook.queue"), 0o644))
 			}, "gave up after 250ms while finding the queue"},
 		} {
 			t.Run(name, func(t *testing.T) {
@@ -116,7 +117,7 @@ func TestNothingOfLarderKeepsTheNextHook(t *testing.T) {
 				hook := s.installed(t, "bin", "", s.script(t, "next", "#!/bin/sh\necho next\nexit 9\n"))
 				test.spoil(t, s)
 				stdout, stderr, exit := s.result(t, hook)
-				wantSays(t, stderr, test.says)
+				hooktest.WantSays(t, stderr, test.says)
 				if strings.Count(stderr, "\n") > 1 || stdout != "next\n" || exit != 9 {
 					t.Errorf("hook prints %q and %q, exits with %d, want the next one's", stdout, stderr, exit)
 				}
@@ -143,7 +144,7 @@ func TestLardersPartMayBeStoppedOrKilled(t *testing.T) {
 			t.Cleanup(func() { cmd.Process.Kill() })
 			trouble.Eventually(t, "larder's part has the queue open", func() bool {
 				maps, _ := os.ReadFile(fmt.Sprintf("/proc/%d/maps", childOf(cmd.Process.Pid)))
-				return strings.Contains(string(maps), s.file+"-shm")
+				return strings.Contains(string(maps), s.File+"-shm")
 			})
 			child := childOf(cmd.Process.Pid)
 			must(t, syscall.Kill(child, sig))
@@ -155,7 +156,7 @@ func TestLardersPartMayBeStoppedOrKilled(t *testing.T) {
 			if ignored&(1<<(syscall.SIGPIPE-1)) != 0 {
 				t.Errorf("the next hook ignores the end of its pipe: %s", &stdout)
 			}
-			wantSays(t, stderr.String(), test.says)
+			hooktest.WantSays(t, stderr.String(), test.says)
 			if err := syscall.Kill(child, 0); err != syscall.ESRCH {
 				t.Errorf("larder's part is still there: %v", err)
 			}
@@ -189,20 +190,20 @@ func TestImpossibleNextHookFailsTheBuild(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, _ := newSiteWithQueue(t)
-			must(t, os.WriteFile(filepath.Join(s.dir, "plain"), nil, 0o644))
+			must(t, os.WriteFile(filepath.Join(s.Dir, "plain"), nil, 0o644))
 			s.script(t, "text", "exit 0\n") // without #!, which Nix takes for a shell script
 			hook := s.installed(t, "bin", "", "")
-			place := func(text string) string { return strings.ReplaceAll(text, "$DIR", s.dir) }
+			place := func(text string) string { return strings.ReplaceAll(text, "$DIR", s.Dir) }
 			must(t, os.WriteFile(hook+".next", []byte(place(test.next)+"\n"), 0o644))
 			stdout, stderr, exit := s.result(t, hook)
 			if exit != test.exit || stdout != "" {
 				t.Errorf("hook prints %q and exits with %d, want %d", stdout, exit, test.exit)
 			}
-			wantSays(t, stderr, place(test.says))
+			hooktest.WantSays(t, stderr, place(test.says))
 			if n := strings.Count(stderr, "\n"); n > 1 || stderr != "" && !strings.HasPrefix(stderr, "larder-hook: ") {
 				t.Errorf("hook says %q, want one line", stderr)
 			}
-			s.wantRows(t, s.path("a")) // all the same
+			s.WantRows(t, s.Path("a")) // all the same
 		})
 	}
 	for name, plant := range map[string]func(file string) error{
@@ -218,8 +219,8 @@ func TestImpossibleNextHookFailsTheBuild(t *testing.T) {
 			if exit != 126 {
 				t.Errorf("hook exits with %d, want 126", exit)
 			}
-			wantSays(t, stderr, "larder-hook.next")
-			s.wantRows(t, s.path("a"))
+			hooktest.WantSays(t, stderr, "larder-hook.next")
+			s.WantRows(t, s.Path("a"))
 		})
 	}
 }
@@ -235,17 +236,17 @@ func TestHooksThatLeadBackAreCalledOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, _ := newSiteWithQueue(t)
-			must(t, os.Symlink("a", filepath.Join(s.dir, "link")))
+			must(t, os.Symlink("a", filepath.Join(s.Dir, "link")))
 			for _, hook := range hooks {
 				from, to, _ := strings.Cut(hook, ">")
-				s.installed(t, from, "", s.dir+"/"+to+"/larder-hook")
+				s.installed(t, from, "", s.Dir+"/"+to+"/larder-hook")
 			}
-			stdout, stderr, exit := s.result(t, s.dir+"/a/larder-hook")
+			stdout, stderr, exit := s.result(t, s.Dir+"/a/larder-hook")
 			if stdout != "" || exit != 0 {
 				t.Errorf("hook prints %q and exits with %d", stdout, exit)
 			}
-			wantSays(t, stderr, "leads back to this hook")
-			s.wantRows(t, s.path("a"))
+			hooktest.WantSays(t, stderr, "leads back to this hook")
+			s.WantRows(t, s.Path("a"))
 		})
 	}
 }
@@ -256,27 +257,27 @@ func TestHookOfAnotherQueueMayBeNext(t *testing.T) {
 		s, _ := newSiteWithQueue(t)
 		delete(s.env, "LARDER_QUEUE")
 		inner := *s
-		inner.file = filepath.Join(s.dir, "inner", "queue.db")
-		q, err := queue.Create(t.Context(), inner.file)
+		inner.File = filepath.Join(s.Dir, "inner", "queue.db")
+		q, err := queue.Create(t.Context(), inner.File)
 		must(t, err)
 		defer q.Close()
 		last := s.script(t, "last", "#!/bin/sh\nexit 3\n")
-		outer := s.installed(t, "outer-hook", s.file, last)
-		hook := s.installed(t, "inner-hook", inner.file, outer)
+		outer := s.installed(t, "outer-hook", s.File, last)
+		hook := s.installed(t, "inner-hook", inner.File, outer)
 		stdout, stderr, exit := s.result(t, hook)
 		if stdout+stderr != "" || exit != 3 {
 			t.Errorf("hook prints %q and %q, exits with %d, want 3", stdout, stderr, exit)
 		}
-		s.wantRows(t, s.path("a"))
-		s.wantRoots(t, s.path("a"))
-		inner.wantRows(t, s.path("a"))
-		inner.wantRoots(t, s.path("a"))
+		s.WantRows(t, s.Path("a"))
+		s.WantRoots(t, s.Path("a"))
+		inner.WantRows(t, s.Path("a"))
+		inner.WantRoots(t, s.Path("a"))
 	})
 }
 
 func TestStandardFilesMayBeClosedBeforeTheNextHook(t *testing.T) {
 	s, _ := newSiteWithQueue(t)
-	next := s.script(t, "next", "#!/bin/sh\nls -l /proc/$$/fd > "+s.dir+"/fds\nexit 4\n")
+	next := s.script(t, "next", "#!/bin/sh\nls -l /proc/$$/fd > "+s.Dir+"/fds\nexit 4\n")
 	hook := s.installed(t, "bin", "", next)
 	for _, redirections := range []string{"<&- >&- 2>&-", "2>&-", "<&-"} {
 		cmd := s.called(t, hook)
@@ -284,7 +285,7 @@ func TestStandardFilesMayBeClosedBeforeTheNextHook(t *testing.T) {
 		if _, _, exit := s.resultOf(t, cmd); exit != 4 {
 			t.Errorf("with %s hook exits with %d, want 4", redirections, exit)
 		}
-		fds, err := os.ReadFile(s.dir + "/fds")
+		fds, err := os.ReadFile(s.Dir + "/fds")
 		must(t, err)
 		if strings.Contains(string(fds), "queue") || redirections == "<&-" && strings.Contains(string(fds), " 0 ->") {
 			t.Errorf("with %s the next hook has %s", redirections, fds)

@@ -30,7 +30,7 @@ func TestCrowdLosesNothing(t *testing.T) {
 	var hooks []*exec.Cmd
 	stderr := make([]bytes.Buffer, crowd)
 	for i := range crowd {
-		s.env["OUT_PATHS"] = s.path(fmt.Sprintf("%d-out", i)) + " " + s.path(fmt.Sprintf("%d-dev", i))
+		s.env["OUT_PATHS"] = s.Path(fmt.Sprintf("%d-out", i)) + " " + s.Path(fmt.Sprintf("%d-dev", i))
 		want = append(want, strings.Fields(s.env["OUT_PATHS"])...)
 		cmd := s.command(t)
 		cmd.Stderr = &stderr[i]
@@ -49,7 +49,7 @@ func TestCrowdLosesNothing(t *testing.T) {
 	took := time.Since(begin)
 	done, commits := work.stop()
 
-	rows, roots := s.rows(t), s.roots(t)
+	rows, roots := s.Rows(t), s.Roots(t)
 	silent, rootOnly := 0, 0
 	for i := range hooks {
 		if stderr[i].Len() == 0 {
@@ -120,7 +120,7 @@ func (w *worker) round(ctx context.Context, s *site, q *queue.Queue) error {
 	}
 	// What is done has no row and no root. (A root without a row may come back, if
 	// the hook made it again.)
-	if err := q.Done(ctx, job, func() error { return s.rootDir().Remove(job.Path) }); err != nil {
+	if err := q.Done(ctx, job, func() error { return s.RootDir().Remove(job.Path) }); err != nil {
 		return err
 	}
 	w.commits += 2
@@ -136,8 +136,8 @@ func TestHookDoesNotWaitForTheDisk(t *testing.T) {
 	s, q := newSiteWithQueue(t)
 	// The first one who writes after the log was emptied waits for the disk once, so
 	// that a power failure can't mix old and new. It is the worker, as a rule.
-	must(t, q.Add(t.Context(), "", s.path("earlier")))
-	size := fileSize(t, s.file)
+	must(t, q.Add(t.Context(), "", s.Path("earlier")))
+	size := fileSize(t, s.File)
 
 	trace := filepath.Join(t.TempDir(), "trace")
 	cmd := exec.Command("strace", "-f", "-o", trace,
@@ -156,11 +156,11 @@ func TestHookDoesNotWaitForTheDisk(t *testing.T) {
 			t.Errorf("the hook waits for the disk: %s", line)
 		}
 	}
-	s.wantRows(t, s.path("a"), s.path("earlier"))
-	if got := fileSize(t, s.file); got != size {
+	s.WantRows(t, s.Path("a"), s.Path("earlier"))
+	if got := fileSize(t, s.File); got != size {
 		t.Errorf("the database has %d bytes, want %d as before", got, size)
 	}
-	if fileSize(t, s.file+"-wal") == 0 {
+	if fileSize(t, s.File+"-wal") == 0 {
 		t.Error("the log is empty: the hook has copied it into the database")
 	}
 }

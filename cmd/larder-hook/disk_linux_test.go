@@ -8,56 +8,57 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/nix-larder/larder/internal/hooktest"
 	"github.com/nix-larder/larder/internal/trouble"
 )
 
 func TestFullDiskIsNoFailure(t *testing.T) {
 	t.Run("of the queue", func(t *testing.T) {
 		s := newSite(t)
-		mount(t, filepath.Dir(s.file), "size=256k")
-		must(t, s.open(t).Close())
-		free := fill(t, s.file+".filler")
-		wantSays(t, s.run(t), "no space left on device")
-		s.wantRoots(t, s.path("a"))
+		mount(t, filepath.Dir(s.File), "size=256k")
+		must(t, s.Open(t).Close())
+		free := fill(t, s.File+".filler")
+		hooktest.WantSays(t, s.run(t), "no space left on device")
+		s.WantRoots(t, s.Path("a"))
 
 		// Nothing is broken, and when there is space again it works.
 		free()
-		s.wantRows(t)
-		wantSays(t, s.run(t), "")
-		s.wantRows(t, s.path("a"))
+		s.WantRows(t)
+		hooktest.WantSays(t, s.run(t), "")
+		s.WantRows(t, s.Path("a"))
 	})
 	// The log is there, and has no room to grow.
 	t.Run("of the queue in use", func(t *testing.T) {
 		s := newSite(t)
-		mount(t, filepath.Dir(s.file), "size=256k")
-		q := s.open(t)
-		must(t, q.Add(t.Context(), "", s.path("b")))
-		free := fill(t, s.file+".filler")
+		mount(t, filepath.Dir(s.File), "size=256k")
+		q := s.Open(t)
+		must(t, q.Add(t.Context(), "", s.Path("b")))
+		free := fill(t, s.File+".filler")
 		for i := range 50 { // a page has room for some
-			s.env["OUT_PATHS"] += " " + s.path(strings.Repeat("x", 150)+string(rune('0'+i)))
+			s.env["OUT_PATHS"] += " " + s.Path(strings.Repeat("x", 150)+string(rune('0'+i)))
 		}
 		said := s.run(t)
 		if !strings.Contains(said, "disk is full") && !strings.Contains(said, "no space left") {
 			t.Errorf("hook says %q, want that the disk is full", said)
 		}
 		free()
-		s.wantRows(t, s.path("b"))
+		s.WantRows(t, s.Path("b"))
 	})
 	t.Run("of the roots", func(t *testing.T) {
 		s, _ := newSiteWithQueue(t)
-		mount(t, s.state, "size=16k,nr_inodes=3")
-		wantSays(t, s.run(t), "no space left on device")
-		s.wantRows(t, s.path("a"))
+		mount(t, s.State, "size=16k,nr_inodes=3")
+		hooktest.WantSays(t, s.run(t), "no space left on device")
+		s.WantRows(t, s.Path("a"))
 	})
 }
 
 func TestReadOnlyDiskIsNoFailure(t *testing.T) {
 	s := newSite(t)
-	mount(t, filepath.Dir(s.file), "size=256k")
-	must(t, s.open(t).Close())
-	must(t, syscall.Mount("", filepath.Dir(s.file), "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
-	wantSays(t, s.run(t), "open queue ")
-	s.wantRoots(t, s.path("a"))
+	mount(t, filepath.Dir(s.File), "size=256k")
+	must(t, s.Open(t).Close())
+	must(t, syscall.Mount("", filepath.Dir(s.File), "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
+	hooktest.WantSays(t, s.run(t), "open queue ")
+	s.WantRoots(t, s.Path("a"))
 }
 
 // mount makes a small file system for the time of a test.

@@ -3,23 +3,18 @@ package main
 import (
 	"bytes"
 	"database/sql"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
-	"github.com/nix-larder/larder/internal/gcroot"
+	"github.com/nix-larder/larder/internal/hooktest"
 	"github.com/nix-larder/larder/internal/trouble"
 	"github.com/nix-larder/larder/queue"
 )
@@ -125,49 +120,30 @@ func hold(file string) error {
 	return err
 }
 
-// A site is a Nix installation without Nix, and a queue.
+// A site is where a hook is called, and as whom.
 type site struct {
-	dir, store, state string
-
-	file string            // the queue's database
-	env  map[string]string // all of the hook's environment
-	uid  uint32            // who runs the hook
+	*hooktest.Site
+	env map[string]string // all of the hook's environment
+	uid uint32            // who runs the hook
 }
 
-// newSite makes a site that every user may look into, without a queue.
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{dir: trouble.PublicDir(t), uid: uint32(os.Geteuid())}
-	s.store, s.state = filepath.Join(s.dir, "store"), filepath.Join(s.dir, "state")
-	s.file = filepath.Join(s.dir, "queue", "queue.db")
+	s := &site{Site: hooktest.New(t), uid: uint32(os.Geteuid())}
 	s.env = map[string]string{
-		"NIX_STORE_DIR": s.store,
-		"NIX_STATE_DIR": s.state,
+		"NIX_STORE_DIR": s.Store,
+		"NIX_STATE_DIR": s.State,
 		"NIX_CONFIG":    "access-tokens = github.com=" + secret + "\n",
-		"LARDER_QUEUE":  s.file,
-		"OUT_PATHS":     s.path("a"),
+		"LARDER_QUEUE":  s.File,
+		"OUT_PATHS":     s.Path("a"),
 	}
-	must(t, os.Mkdir(s.store, 0o755))
 	return s
 }
 
 func newSiteWithQueue(t *testing.T) (*site, *queue.Queue) {
 	t.Helper()
 	s := newSite(t)
-	return s, s.open(t)
-}
-
-func (s *site) open(t *testing.T) *queue.Queue {
-	t.Helper()
-	q, err := queue.Create(t.Context(), s.file)
-	must(t, err)
-	t.Cleanup(func() { q.Close() })
-	return q
-}
-
-// path returns a store path.
-func (s *site) path(name string) string {
-	return filepath.Join(s.store, strings.Repeat("0", 32)+"-"+name)
+	return s, s.Open(t)
 }
 
 // command returns the hook as Nix runs it: with nothing but its environment, and
@@ -240,68 +216,10 @@ func ended(t *testing.T, cmd *exec.Cmd, begin time.Time, stdout, stderr *bytes.B
 	return text
 }
 
-// wantSays fails the test if the hook did not say this.
-func wantSays(t *testing.T, got, want string) {
-	t.Helper()
-	if !strings.Contains(got, want) || (want == "" && got != "") {
-		t.Errorf("hook says %q, want %q", got, want)
-	}
-}
-
-// wantRows fails the test if the queue does not have exactly these paths.
-func (s *site) wantRows(t *testing.T, want ...string) {
-	t.Helper()
-	wantPaths(t, "rows", s.rows(t), want)
-}
-
-// wantRoots fails the test if the queue does not have exactly these roots.
-func (s *site) wantRoots(t *testing.T, want ...string) {
-	t.Helper()
-	wantPaths(t, "roots", s.roots(t), want)
-}
-
-func wantPaths(t *testing.T, what string, got, want []string) {
-	t.Helper()
-	slices.Sort(got)
-	want = slices.Sorted(slices.Values(want))
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", what, diff)
-	}
-}
-
-func (s *site) rows(t *testing.T) (paths []string) {
-	t.Helper()
-	q, err := queue.Open(t.Context(), s.file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	must(t, err)
-	defer q.Close()
-	for row, err := range q.Rows(t.Context()) {
-		must(t, err)
-		paths = append(paths, row.Path)
-	}
-	return paths
-}
-
-func (s *site) roots(t *testing.T) (paths []string) {
-	t.Helper()
-	names, err := s.rootDir().List()
-	must(t, err)
-	for _, name := range names {
-		paths = append(paths, filepath.Join(s.store, name))
-	}
-	return paths
-}
-
-func (s *site) rootDir() *gcroot.Dir {
-	return gcroot.Open(s.state, queue.ExpectedID(s.file))
-}
-
 // raw opens the queue's database behind everybody's back.
 func (s *site) raw(t *testing.T) *sql.DB {
 	t.Helper()
-	db, err := sql.Open("sqlite3", "file:"+s.file+"?_txlock=immediate")
+	db, err := sql.Open("sqlite3", "file:"+s.File+"?_txlock=immediate")
 	must(t, err)
 	t.Cleanup(func() { db.Close() })
 	return db

@@ -44,7 +44,7 @@ func TestNextHookFindsWhatNixGave(t *testing.T) {
 				makeQueueOf(t, s, nobody)
 			}},
 			"deadline": {spoil: func(t *testing.T, s *site) {
-				s.env["DRV_PATH"] = s.path("x.drv")
+				s.env["DRV_PATH"] = s.Path("x.drv")
 				must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
 			}},
 			"trouble": {spoil: func(t *testing.T, s *site) { s.env["LARDER_QUEUE"] = "/nowhere/queue.db" }},
@@ -75,11 +75,11 @@ func TestNextHookFindsWhatNixGave(t *testing.T) {
 					told[hook] = normal(stdout, cmd.Process.Pid)
 					must(t, reader.Close())
 				}
-				if diff := cmp.Diff(told[next], told[s.dir+"/bin/larder-hook"]); diff != "" {
+				if diff := cmp.Diff(told[next], told[s.Dir+"/bin/larder-hook"]); diff != "" {
 					t.Errorf("the next hook finds (-as Nix calls it +after larder):\n%s", diff)
 				}
 				if name == "users queue" {
-					s.wantRows(t, s.path("a"))
+					s.WantRows(t, s.Path("a"))
 				}
 			})
 		}
@@ -102,7 +102,7 @@ func normal(told string, pid int) string {
 // makeQueueOf gives the queue to a user.
 func makeQueueOf(t *testing.T, s *site, uid int) {
 	t.Helper()
-	for _, file := range []string{filepath.Dir(s.file), s.file, s.file + "-lock", s.file + "-wal", s.file + "-shm"} {
+	for _, file := range []string{filepath.Dir(s.File), s.File, s.File + "-lock", s.File + "-wal", s.File + "-shm"} {
 		if err := os.Chown(file, uid, uid); err != nil && !os.IsNotExist(err) {
 			t.Fatal(err)
 		}

@@ -10,16 +10,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nix-larder/larder/internal/hooktest"
 	"github.com/nix-larder/larder/internal/trouble"
 )
 
 func TestOutputsAreQueuedWhenTheHookReturns(t *testing.T) {
 	eachProgram(t, func(t *testing.T) {
 		s, _ := newSiteWithQueue(t)
-		s.env["OUT_PATHS"] = s.path("a") + " " + s.path("b")
-		wantSays(t, s.run(t), "")
-		s.wantRows(t, s.path("a"), s.path("b"))
-		s.wantRoots(t, s.path("a"), s.path("b"))
+		s.env["OUT_PATHS"] = s.Path("a") + " " + s.Path("b")
+		hooktest.WantSays(t, s.run(t), "")
+		s.WantRows(t, s.Path("a"), s.Path("b"))
+		s.WantRoots(t, s.Path("a"), s.Path("b"))
 	})
 }
 
@@ -46,11 +47,11 @@ func TestTroubleIsOneLineAndNoFailure(t *testing.T) {
 			rows  int
 			roots int
 		}{
-			"missing":        {func(t *testing.T, s *site) { must(t, os.Remove(s.file)) }, nil, "no such file", 0, 1},
-			"no directory":   {func(t *testing.T, s *site) { must(t, os.RemoveAll(filepath.Dir(s.file))) }, nil, "no such file", 0, 1},
+			"missing":        {func(t *testing.T, s *site) { must(t, os.Remove(s.File)) }, nil, "no such file", 0, 1},
+			"no directory":   {func(t *testing.T, s *site) { must(t, os.RemoveAll(filepath.Dir(s.File))) }, nil, "no such file", 0, 1},
 			"newer":          {newer, nil, "schema version 77 is newer than this program's", -1, 1},
 			"corrupt":        {func(t *testing.T, s *site) { s.garble(t) }, nil, "the queue is corrupt", -1, 1},
-			"no identity":    {func(t *testing.T, s *site) { must(t, os.WriteFile(s.file+"-lock", nil, 0o644)) }, nil, "holds no queue ID", -1, 0},
+			"no identity":    {func(t *testing.T, s *site) { must(t, os.WriteFile(s.File+"-lock", nil, 0o644)) }, nil, "holds no queue ID", -1, 0},
 			"not ours":       {func(t *testing.T, s *site) { s.uid = nobody }, nil, "permission denied", 0, 0},
 			"no arguments":   {nil, []string{"--verbose", "--queue"}, `argument "--verbose" ignored; argument "--queue" ignored`, 1, 1},
 			"bad deadline":   {nil, []string{"--deadline", "soon"}, `deadline "soon" ignored`, 1, 1},
@@ -59,7 +60,7 @@ func TestTroubleIsOneLineAndNoFailure(t *testing.T) {
 			"much at once":   {newer, []string{"-x", "--deadline=x"}, `argument "-x" ignored; deadline "x" ignored: want something like 250ms; open queue`, -1, 1},
 			"nothing at all": {func(t *testing.T, s *site) { clear(s.env) }, nil, "neither DRV_PATH nor OUT_PATHS is set", 0, 0},
 			"no Nix": {func(t *testing.T, s *site) {
-				s.env["DRV_PATH"] = s.path("x.drv")
+				s.env["DRV_PATH"] = s.Path("x.drv")
 			}, nil, "open Nix database: ", 1, 1},
 			"a book": {func(t *testing.T, s *site) {
 				s.env["OUT_PATHS"] += " /" + strings.Repeat("x", 100<<10)
@@ -69,19 +70,19 @@ func TestTroubleIsOneLineAndNoFailure(t *testing.T) {
 			}, []string{"--deadline", "10s"}, "and 40957 more", 1, 1}, // much to read on a busy machine
 			"forgotten": {func(t *testing.T, s *site) {
 				then := time.Now().Add(-8 * 24 * time.Hour)
-				must(t, os.Chtimes(s.file+"-lock", then, then))
+				must(t, os.Chtimes(s.File+"-lock", then, then))
 			}, nil, "no worker since", 1, 0},
 		} {
 			t.Run(name, func(t *testing.T) {
 				s := newSite(t)
-				must(t, s.open(t).Close())
+				must(t, s.Open(t).Close())
 				if test.spoil != nil {
 					test.spoil(t, s)
 				}
-				wantSays(t, s.run(t, test.args...), test.says)
-				s.wantRoots(t, slices.Repeat([]string{s.path("a")}, test.roots)...)
+				hooktest.WantSays(t, s.run(t, test.args...), test.says)
+				s.WantRoots(t, slices.Repeat([]string{s.Path("a")}, test.roots)...)
 				if test.rows >= 0 { // else nobody can read them
-					s.wantRows(t, slices.Repeat([]string{s.path("a")}, test.rows)...)
+					s.WantRows(t, slices.Repeat([]string{s.Path("a")}, test.rows)...)
 				}
 			})
 		}
@@ -98,7 +99,7 @@ func (s *site) exec(t *testing.T, statement string) {
 
 func (s *site) garble(t *testing.T) {
 	t.Helper()
-	must(t, os.WriteFile(s.file, []byte(strings.Repeat("garbage ", 1000)), 0o644))
+	must(t, os.WriteFile(s.File, []byte(strings.Repeat("garbage ", 1000)), 0o644))
 }
 
 func TestArgumentsMayBeWrittenBothWays(t *testing.T) {
@@ -107,10 +108,10 @@ func TestArgumentsMayBeWrittenBothWays(t *testing.T) {
 			s, _ := newSiteWithQueue(t)
 			s.env["LARDER_QUEUE"] = "/nowhere"
 			for i, arg := range args {
-				args[i] = strings.ReplaceAll(arg, "$Q", s.file)
+				args[i] = strings.ReplaceAll(arg, "$Q", s.File)
 			}
-			wantSays(t, s.run(t, args...), "")
-			s.wantRows(t, s.path("a"))
+			hooktest.WantSays(t, s.run(t, args...), "")
+			s.WantRows(t, s.Path("a"))
 		})
 	}
 }
@@ -119,14 +120,14 @@ func TestQueueIsTheOneBesideTheProgramsName(t *testing.T) {
 	eachProgram(t, func(t *testing.T) {
 		s, _ := newSiteWithQueue(t)
 		delete(s.env, "LARDER_QUEUE")
-		installed := filepath.Join(s.dir, "bin", "larder-hook")
+		installed := filepath.Join(s.Dir, "bin", "larder-hook")
 		must(t, os.Mkdir(filepath.Dir(installed), 0o755))
 		must(t, os.Symlink(program, installed)) // the name counts, not what it leads to
-		must(t, os.WriteFile(installed+".queue", []byte(s.file+"\n"), 0o644))
+		must(t, os.WriteFile(installed+".queue", []byte(s.File+"\n"), 0o644))
 		cmd := s.command(t)
 		cmd.Path, cmd.Args[0] = installed, installed
-		wantSays(t, finish(t, cmd), "")
-		s.wantRows(t, s.path("a"))
+		hooktest.WantSays(t, finish(t, cmd), "")
+		s.WantRows(t, s.Path("a"))
 	})
 }
 
@@ -137,16 +138,16 @@ func TestQueueIsTheUsersOwnByDefault(t *testing.T) {
 			s := newSite(t)
 			s.uid = nobody
 			delete(s.env, "LARDER_QUEUE")
-			s.file = filepath.Join(s.dir, ".local", "state", "larder", "queue.db")
-			s.env[name] = filepath.Join(s.dir, ".local", "state", env)
-			must(t, s.open(t).Close())
-			must(t, os.Mkdir(s.state, 0o755))
-			for _, file := range []string{filepath.Dir(s.file), s.file, s.file + "-lock", s.state} {
+			s.File = filepath.Join(s.Dir, ".local", "state", "larder", "queue.db")
+			s.env[name] = filepath.Join(s.Dir, ".local", "state", env)
+			must(t, s.Open(t).Close())
+			must(t, os.Mkdir(s.State, 0o755))
+			for _, file := range []string{filepath.Dir(s.File), s.File, s.File + "-lock", s.State} {
 				must(t, os.Chown(file, nobody, nobody))
 			}
-			wantSays(t, s.run(t), "")
-			s.wantRows(t, s.path("a"))
-			s.wantRoots(t, s.path("a"))
+			hooktest.WantSays(t, s.run(t), "")
+			s.WantRows(t, s.Path("a"))
+			s.WantRoots(t, s.Path("a"))
 		})
 	}
 }

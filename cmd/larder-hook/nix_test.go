@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nix-larder/larder/internal/hooktest"
 	"github.com/nix-larder/larder/internal/nixtest"
 )
 
@@ -23,17 +24,17 @@ func nixSite(t *testing.T) (*site, *nixtest.Store) {
 	t.Helper()
 	store := nixtest.New(t)
 	s, _ := newSiteWithQueue(t)
-	s.store, s.state = store.Dir, store.State
-	s.env["NIX_STORE_DIR"], s.env["NIX_STATE_DIR"] = s.store, s.state
+	s.Store, s.State = store.Dir, store.State
+	s.env["NIX_STORE_DIR"], s.env["NIX_STATE_DIR"] = s.Store, s.State
 	delete(s.env, "OUT_PATHS")
 	return s, store
 }
 
 func TestNixsOwnHookQueuesEveryOutput(t *testing.T) {
 	s, store := nixSite(t)
-	hook := filepath.Join(s.dir, "larder-hook")
+	hook := filepath.Join(s.Dir, "larder-hook")
 	must(t, os.Symlink(program, hook))
-	must(t, os.WriteFile(hook+".queue", []byte(s.file+"\n"), 0o644))
+	must(t, os.WriteFile(hook+".queue", []byte(s.File+"\n"), 0o644))
 	cmd := store.Command("nix-build", "--no-out-link", "--option", "post-build-hook", hook, "-E", threeOutputs)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -44,8 +45,8 @@ func TestNixsOwnHookQueuesEveryOutput(t *testing.T) {
 	if len(want) != 3 {
 		t.Fatalf("outputs are %q, want three", want)
 	}
-	s.wantRows(t, want...)
-	s.wantRoots(t, want...)
+	s.WantRows(t, want...)
+	s.WantRoots(t, want...)
 	if strings.Contains(string(out), "larder-hook:") {
 		t.Errorf("Nix's output has the hook's complaint:\n%s", out)
 	}
@@ -79,9 +80,9 @@ func TestOutputsThatNixDoesNotNameAreFound(t *testing.T) {
 			}
 			s.env["DRV_PATH"] = drv
 			s.env["OUT_PATHS"] = strings.Join(want[:test.named], " ")
-			wantSays(t, s.run(t), "")
-			s.wantRows(t, want...)
-			s.wantRoots(t, want...)
+			hooktest.WantSays(t, s.run(t), "")
+			s.WantRows(t, want...)
+			s.WantRoots(t, want...)
 		})
 	}
 }

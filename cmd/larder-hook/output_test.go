@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nix-larder/larder/internal/hooktest"
 )
 
 // trouble makes sure that the hook has something to say.
@@ -25,9 +27,9 @@ func TestReaderMayBeGone(t *testing.T) {
 		finish(t, cmd)
 
 		// So may he be when time is up.
-		s.env["DRV_PATH"] = s.path("x.drv")
+		s.env["DRV_PATH"] = s.Path("x.drv")
 		must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
-		s.env["LARDER_QUEUE"] = s.file
+		s.env["LARDER_QUEUE"] = s.File
 		cmd = s.command(t)
 		cmd.Stdout, cmd.Stderr = writer, writer
 		finish(t, cmd)
@@ -46,12 +48,12 @@ func TestReaderMayHaveStoppedReading(t *testing.T) {
 	}
 	// Nix's pipe is a blocking one.
 	must(t, syscall.SetNonblock(int(writer.Fd()), false))
-	for name, drv := range map[string]string{"at the end": "", "when time is up": s.path("x.drv")} {
+	for name, drv := range map[string]string{"at the end": "", "when time is up": s.Path("x.drv")} {
 		t.Run(name, func(t *testing.T) {
 			s.trouble()
 			if s.env["DRV_PATH"] = drv; drv != "" {
 				must(t, syscall.Mkfifo(drv, 0o644))
-				s.env["LARDER_QUEUE"] = s.file
+				s.env["LARDER_QUEUE"] = s.File
 			}
 			cmd := s.command(t)
 			cmd.Stdout, cmd.Stderr = writer, writer
@@ -73,7 +75,7 @@ func TestStandardInputIsNotRead(t *testing.T) {
 		must(t, writer.Close())
 		cmd := s.command(t)
 		cmd.Stdin = reader
-		wantSays(t, finish(t, cmd), "")
+		hooktest.WantSays(t, finish(t, cmd), "")
 		if left, err := io.ReadAll(reader); string(left) != protocol {
 			t.Errorf("standard input has %q, %v left, want all of it", left, err)
 		}
@@ -87,17 +89,17 @@ func TestStandardFilesMayBeClosed(t *testing.T) {
 		cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", `exec "$0" --wrong ` + redirections, program}
 		finish(t, cmd) // it has something to say, and must not say it into the queue
 	}
-	s.wantRows(t, s.path("a"))
+	s.WantRows(t, s.Path("a"))
 	var result string
 	must(t, s.raw(t).QueryRow("pragma integrity_check").Scan(&result))
 	if result != "ok" {
 		t.Errorf("SQLite says of the queue: %s", result)
 	}
 	for _, suffix := range []string{"", "-wal", "-lock"} {
-		data, err := os.ReadFile(s.file + suffix)
+		data, err := os.ReadFile(s.File + suffix)
 		must(t, err)
 		if bytes.Contains(data, []byte("--wrong")) {
-			t.Errorf("the hook wrote its complaint into %s", s.file+suffix)
+			t.Errorf("the hook wrote its complaint into %s", s.File+suffix)
 		}
 	}
 }
@@ -106,13 +108,13 @@ func TestStandardFilesMayBeClosed(t *testing.T) {
 func TestFileSizeLimitIsNoFailure(t *testing.T) {
 	s, q := newSiteWithQueue(t)
 	must(t, q.Close())
-	wantSays(t, s.run(t), "")
-	s.env["OUT_PATHS"] = s.path("b")
+	hooktest.WantSays(t, s.run(t), "")
+	s.env["OUT_PATHS"] = s.Path("b")
 	cmd := s.command(t)
 	cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", `ulimit -f 0; exec "$0"`, program}
-	wantSays(t, finish(t, cmd), "file too large")
-	s.wantRoots(t, s.path("a"), s.path("b"))
-	s.wantRows(t, s.path("a"))
+	hooktest.WantSays(t, finish(t, cmd), "file too large")
+	s.WantRoots(t, s.Path("a"), s.Path("b"))
+	s.WantRows(t, s.Path("a"))
 }
 
 func TestNothingIsLeftRunning(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nix-larder/larder/internal/hooktest"
 	"github.com/nix-larder/larder/internal/trouble"
 )
 
@@ -41,17 +42,17 @@ func TestDeadlineIsKept(t *testing.T) {
 				}
 			}, "database is locked", 1},
 			"derivation hangs": {func(t *testing.T, s *site) {
-				s.env["DRV_PATH"] = s.path("x.drv")
+				s.env["DRV_PATH"] = s.Path("x.drv")
 				must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
 			}, "gave up after 250ms while reading the derivation", 1},
 			"name of the queue hangs": {func(t *testing.T, s *site) {
 				delete(s.env, "LARDER_QUEUE")
-				must(t, syscall.Mkfifo(filepath.Join(s.dir, "larder-hook.queue"), 0o644))
+				must(t, syscall.Mkfifo(filepath.Join(s.Dir, "larder-hook.queue"), 0o644))
 			}, "gave up after 250ms while finding the queue", 0},
 			"Nix hangs": {func(t *testing.T, s *site) {
-				s.env["DRV_PATH"] = s.path("none.drv")
-				must(t, os.MkdirAll(filepath.Join(s.state, "db"), 0o755))
-				must(t, syscall.Mkfifo(filepath.Join(s.state, "db", "schema"), 0o644))
+				s.env["DRV_PATH"] = s.Path("none.drv")
+				must(t, os.MkdirAll(filepath.Join(s.State, "db"), 0o755))
+				must(t, syscall.Mkfifo(filepath.Join(s.State, "db", "schema"), 0o644))
 			}, "gave up after 250ms while reading the derivation", 1},
 		} {
 			t.Run(name, func(t *testing.T) {
@@ -59,9 +60,9 @@ func TestDeadlineIsKept(t *testing.T) {
 				must(t, q.Close())
 				test.block(t, s)
 				cmd := s.command(t)
-				cmd.Args[0] = filepath.Join(s.dir, "larder-hook")
-				wantSays(t, finish(t, cmd), test.says)
-				roots := s.roots(t)
+				cmd.Args[0] = filepath.Join(s.Dir, "larder-hook")
+				hooktest.WantSays(t, finish(t, cmd), test.says)
+				roots := s.Roots(t)
 				if len(roots) != test.roots {
 					t.Errorf("roots are %q, want %d", roots, test.roots)
 				}
@@ -72,12 +73,12 @@ func TestDeadlineIsKept(t *testing.T) {
 
 func TestDeadlineMayBeSet(t *testing.T) {
 	s, _ := newSiteWithQueue(t)
-	s.env["DRV_PATH"] = s.path("x.drv")
+	s.env["DRV_PATH"] = s.Path("x.drv")
 	must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
 	s.env["LARDER_HOOK_DEADLINE"] = "70ms"
-	wantSays(t, s.run(t), "gave up after 70ms while")
-	wantSays(t, s.run(t, "--deadline", "50ms"), "gave up after 50ms while")
-	wantSays(t, s.run(t, "--deadline", "1ns", "--wrong"), `argument "--wrong" ignored; gave up after 1ns while`)
+	hooktest.WantSays(t, s.run(t), "gave up after 70ms while")
+	hooktest.WantSays(t, s.run(t, "--deadline", "50ms"), "gave up after 50ms while")
+	hooktest.WantSays(t, s.run(t, "--deadline", "1ns", "--wrong"), `argument "--wrong" ignored; gave up after 1ns while`)
 }
 
 func TestSignalsForOthersAreNotTheHooks(t *testing.T) {
@@ -93,8 +94,8 @@ func TestSignalsForOthersAreNotTheHooks(t *testing.T) {
 					must(t, h.cmd.Process.Signal(sig))
 				}
 				unlock()
-				wantSays(t, h.end(t), "")
-				s.wantRows(t, s.path("a"))
+				hooktest.WantSays(t, h.end(t), "")
+				s.WantRows(t, s.Path("a"))
 			})
 		}
 	})
@@ -108,8 +109,8 @@ func TestMemoryFaultsAreNoFailure(t *testing.T) {
 				s.lock(t)
 				h := s.startWaiting(t)
 				must(t, h.cmd.Process.Signal(sig))
-				wantSays(t, h.end(t), "ended by a memory fault")
-				s.wantRoots(t, s.path("a"))
+				hooktest.WantSays(t, h.end(t), "ended by a memory fault")
+				s.WantRoots(t, s.Path("a"))
 			})
 		}
 	})
@@ -121,7 +122,7 @@ func TestSharedMemoryMayVanish(t *testing.T) {
 	must(t, q.Close())
 	// Who holds the lock touches that memory, too, and had better not be this test.
 	holder := exec.Command("/proc/self/exe")
-	holder.Env = append(os.Environ(), holdVar+"="+s.file)
+	holder.Env = append(os.Environ(), holdVar+"="+s.File)
 	stdin, err := holder.StdinPipe()
 	must(t, err)
 	stdout, err := holder.StdoutPipe()
@@ -137,9 +138,9 @@ func TestSharedMemoryMayVanish(t *testing.T) {
 	}
 
 	h := s.startWaiting(t)
-	must(t, os.Truncate(s.file+"-shm", 0))
-	wantSays(t, h.end(t), "ended by a memory fault")
-	s.wantRoots(t, s.path("a"))
+	must(t, os.Truncate(s.File+"-shm", 0))
+	hooktest.WantSays(t, h.end(t), "ended by a memory fault")
+	s.WantRoots(t, s.Path("a"))
 }
 
 // A running is a hook that waits for the queue.
@@ -158,7 +159,7 @@ func (s *site) startWaiting(t *testing.T) *running {
 	t.Cleanup(func() { h.cmd.Process.Kill() })
 	trouble.Eventually(t, "the hook has the queue open", func() bool {
 		maps, _ := os.ReadFile(fmt.Sprintf("/proc/%d/maps", h.cmd.Process.Pid))
-		return strings.Contains(string(maps), s.file+"-shm")
+		return strings.Contains(string(maps), s.File+"-shm")
 	})
 	return h
 }

@@ -15,7 +15,7 @@ import (
 
 // minFreeFlag is for all who add to a cache.
 func minFreeFlag() cli.Flag {
-	return &cli.StringFlag{Name: "min-free", EnvVars: []string{"LARDER_MIN_FREE"}, DefaultText: "0", Usage: "add nothing to the cache that would leave less than `SIZE` free on its disk, such as 10GiB; a worker waits until there is room"}
+	return &cli.StringFlag{Name: "min-free", EnvVars: []string{"LARDER_MIN_FREE"}, DefaultText: "the queue's, else 0", Usage: "add nothing to the cache that would leave less than `SIZE` free on its disk, such as 10GiB: a worker waits until there is room, and who runs in the foreground stops"}
 }
 
 // maxQueueFlag is for the queue's settings.
@@ -25,10 +25,10 @@ func maxQueueFlag() cli.Flag {
 
 // setBounds changes settings as the command line says.
 func setBounds(c *cli.Context, s *queue.Settings) error {
-	if c.IsSet("min-free") {
-		size, err := humanize.ParseBytes(c.String("min-free"))
+	if text := c.String("min-free"); text != "" { // an empty variable is none
+		size, err := humanize.ParseBytes(text)
 		if err != nil || int64(size) < 0 {
-			return usageError(fmt.Sprintf("--min-free is %q, want a size", c.String("min-free")), "for example --min-free 10GiB; 0 for none")
+			return usageError(fmt.Sprintf("--min-free is %q, want a size", text), "for example --min-free 10GiB; 0 for none")
 		}
 		s.MinFree = setBound(int64(size))
 	}
@@ -86,7 +86,7 @@ func spaceOf(s queue.Settings) (r space, err error) {
 	}
 	r.FreeBytes = &free
 	if free < b.MinFree {
-		r.Paused = fmt.Sprintf("%s are left on the cache's disk, of which %s are to stay free", ibytes(free), ibytes(b.MinFree))
+		r.Paused = bincache.RoomText(free, b.MinFree)
 	}
 	return r, nil
 }
@@ -97,7 +97,7 @@ func (s space) text() string {
 		return fmt.Sprintf("paused   %s: nothing is copied until there is room\n", s.Paused)
 	}
 	if s.FreeBytes != nil && s.MinFree > 0 {
-		return fmt.Sprintf("free     %s on the cache's disk, of which %s stay free\n", ibytes(*s.FreeBytes), ibytes(s.MinFree))
+		return fmt.Sprintf("free     %s\n", bincache.RoomText(*s.FreeBytes, s.MinFree))
 	}
 	return ""
 }

@@ -86,7 +86,7 @@ func cacheStatus(c *cli.Context) error {
 		err = survey.Blind()
 	}
 	if err != nil {
-		return hintGC(err)
+		return orHint(err, hintVerify)
 	}
 	stats := survey.Stats()
 	r := &cacheReport{

@@ -32,7 +32,7 @@ func workersFlag() cli.Flag {
 
 func checkWorkers(c *cli.Context) error {
 	if n := c.Int("workers"); n < 0 {
-		return usageError(fmt.Sprintf("--workers is %d", n), "at least 1, or leave it out")
+		return usageError(fmt.Sprintf("--workers is %d, want at least 1", n), "for example --workers 2; without it there is one per core")
 	}
 	return nil
 }
@@ -226,7 +226,7 @@ func openCache(url string, make *bincache.Options, storeDir string) (*bincache.C
 }
 
 func hintNoCache(dir string) string {
-	return fmt.Sprintf("is the disk mounted? larder init --cache %s makes a new one", dir)
+	return fmt.Sprintf("is it the right directory, and is the disk mounted? larder init --cache %s makes a new one", dir)
 }
 
 // makeCache opens a cache, or makes it.

@@ -30,11 +30,11 @@ func daemonCommand() *cli.Command {
 			"A second signal ends the waiting. While the cache's disk is full, or has less free than --min-free, it pauses, and goes on by itself when there is room.",
 		Flags: slices.Concat([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), minFreeFlag(),
-			&cli.DurationFlag{Name: "stop-timeout", Value: 30 * time.Second, EnvVars: []string{"LARDER_STOP_TIMEOUT"}, Usage: "finish what is in hand for at most `TIME`"},
-			&cli.DurationFlag{Name: "poll", Value: 10 * time.Second, Usage: "look at the queue and the store every `TIME`, also without being woken"},
+			timeFlag("stop-timeout", "30s", "LARDER_STOP_TIMEOUT", "finish what is in hand for at most `TIME`"),
+			timeFlag("poll", "10s", "", "look at the queue and the store every `TIME`, also without being woken"),
 			&cli.BoolFlag{Name: "json", Usage: "log in JSON"},
 			failedLogsFlag(), granularityFlag(),
-			&cli.StringFlag{Name: "gc-interval", Value: "24h", EnvVars: []string{"LARDER_GC_INTERVAL"}, Usage: "remove what the limits below do not keep every `TIME`, such as 7d, if there are any"},
+			timeFlag("gc-interval", "24h", "LARDER_GC_INTERVAL", "remove what the limits below do not keep every `TIME`, such as 7d, if there are any"),
 		}, gcFlags("1h"), contentFlags(), keyFlags(), modeFlags()),
 		Action: daemon,
 	}
@@ -51,11 +51,8 @@ func daemon(c *cli.Context) error {
 	if _, _, err := gcOptions(c); err != nil {
 		return err
 	}
-	if _, err := parseAge(c, "gc-interval"); err != nil {
-		return err
-	}
-	if _, err := useGranularity(c); err != nil {
-		return err
+	if timeOf(c, "poll") == 0 {
+		return usageError("--poll leaves no time between two looks", "for example --poll 10s")
 	}
 	q, settings, err := openQueue(c, c.String("cache") != "")
 	if err != nil {
@@ -148,7 +145,7 @@ func (d *daemonRun) runWith(ctx context.Context, t *target) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	cfg.StopTimeout = d.cli.Duration("stop-timeout")
+	cfg.StopTimeout = timeOf(d.cli, "stop-timeout")
 	cfg.Poll = d.poll()
 	cfg.Hurry = d.hurry
 	cfg.Alive = d.alive(ctx, t, cancel)
@@ -157,11 +154,7 @@ func (d *daemonRun) runWith(ctx context.Context, t *target) error {
 		d.log.Info("ready", "version", version, "queue", d.queue.File(), "cache", t.cache.Path())
 		notify(d.log, sd.SdNotifyReady)
 	}
-	granularity, err := useGranularity(d.cli)
-	if err != nil {
-		return err
-	}
-	r := newRecorder(t, granularity, recordAfter*d.poll(), d.log)
+	r := newRecorder(t, useGranularity(d.cli), recordAfter*d.poll(), d.log)
 	t.tell = r.tell
 	watch, err := d.watching(ctx, t)
 	if err != nil {
@@ -194,9 +187,9 @@ func (d *daemonRun) collectAll(ctx context.Context, cache *bincache.Cache) error
 	if err != nil || !limited {
 		return err
 	}
-	interval, err := parseAge(d.cli, "gc-interval")
-	if err != nil || interval == 0 {
-		return err
+	interval := timeOf(d.cli, "gc-interval")
+	if interval == 0 {
+		return nil
 	}
 	if d.collect.IsZero() {
 		d.collect = time.Now().Add(min(interval, firstCollection))
@@ -273,7 +266,7 @@ func (d *daemonRun) watching(ctx context.Context, t *target) (func(context.Conte
 // poll returns how often to look: as often as the flag says, and as systemd's
 // watchdog wants to hear of us.
 func (d *daemonRun) poll() time.Duration {
-	poll := d.cli.Duration("poll")
+	poll := timeOf(d.cli, "poll")
 	watchdog, err := sd.SdWatchdogEnabled(false)
 	if err != nil {
 		d.log.Warn("systemd's watchdog is set in a way that can't be read", "err", err)

@@ -70,8 +70,11 @@ func setupOf(c *cli.Context) (*doctor.Setup, error) {
 	}
 	s := &doctor.Setup{Dirs: nixstore.DefaultDirs()}
 	askNix(c.Context, s)
-	s.Chain = chainOf(configuredHook(s))
-	for _, hook := range s.Chain {
+	hook := configuredHook(s)
+	s.Chain = chainOf(hook)
+	wanted := chainOf(stillWanted(hook))
+	s.HooksEnded = len(wanted) == 0
+	for _, hook := range wanted {
 		s.HookQueue = cmp.Or(s.HookQueue, hookQueue(hook))
 	}
 	findQueue(c, s)

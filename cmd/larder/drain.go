@@ -26,7 +26,7 @@ func drainCommand() *cli.Command {
 			"and with 4 if some jobs failed for good.",
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), minFreeFlag(), jsonFlag(), quietFlag(),
-			&cli.DurationFlag{Name: "timeout", EnvVars: []string{"LARDER_TIMEOUT"}, DefaultText: "as long as it takes", Usage: "wait for at most `TIME`, such as 90s or 1h"},
+			timeFlag("timeout", "", "LARDER_TIMEOUT", "wait for at most `TIME`, such as 90s or 1h (default: as long as it takes)"),
 		}, slices.Concat(contentFlags(), keyFlags(), reportFlags())...),
 		Action: drain,
 	}
@@ -37,16 +37,13 @@ func drain(c *cli.Context) error {
 	if err := noArgs(c); err != nil {
 		return err
 	}
-	if _, err := useGranularity(c); err != nil {
-		return err
-	}
 	q, settings, err := openQueue(c, false)
 	if err != nil {
 		return err
 	}
 	defer q.Close()
 	ctx := c.Context
-	if timeout := c.Duration("timeout"); timeout > 0 {
+	if timeout := timeOf(c, "timeout"); timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()

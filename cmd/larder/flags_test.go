@@ -60,6 +60,20 @@ func TestFlagsMayBeBehindArguments(t *testing.T) {
 	}
 }
 
+// CI providers have variables that are set to nothing.
+func TestEmptyVariableIsAsIfItWasNotThere(t *testing.T) {
+	c, _ := listedCache(t)
+	other, _ := listedCache(t)
+	for _, name := range []string{"LARDER_MIN_FREE", "LARDER_MAX_SIZE", "LARDER_MAX_AGE", "LARDER_KEEP_LAST", "LARDER_WORKERS"} {
+		t.Setenv(name, "")
+	}
+	for _, args := range []string{"merge " + other.Path(), "gc", "recompress --dry-run"} {
+		if _, stderr, code := larder(t, append(strings.Fields(args), "--cache", c.Path())...); code != 0 {
+			t.Errorf("%s exits with %d: %s", args, code, stderr)
+		}
+	}
+}
+
 func TestFlagWithoutItsValueIsRefusedBehindArguments(t *testing.T) {
 	dir := t.TempDir()
 	for args, want := range map[string]string{

@@ -18,12 +18,13 @@ func gcCommand() *cli.Command {
 		Usage: "remove what has not been used for the longest time",
 		Description: "Removes entries until the limits hold, those first that no run has used for the longest time, and never one that another needs, " +
 			"nor what is pinned. Without a limit it only removes what nobody can see any more. It needs no Nix, and with --cache no queue; " +
-			"others may add to the cache meanwhile, and read. Interrupted, it goes on the next time.",
+			"others may add to the cache meanwhile, and read. Interrupted, it goes on the next time.\n\n" +
+			"For example:  larder gc --cache DIR --max-size 20G --max-age 30d --keep-last 5 --dry-run",
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(),
 			dryRunFlag("change nothing, but print what would go, and why"),
 			jsonFlag(), quietFlag(),
-			&cli.StringFlag{Name: "grace", Value: "1h", Usage: "keep the files of what goes for `TIME`, for those who are reading it; 0s where nobody else uses the cache"},
+			timeFlag("grace", "1h", "", "keep the files of what goes for `TIME`, for those who are reading it; 0s where nobody else uses the cache"),
 		}, policyFlags("")...),
 		Action: gc,
 	}
@@ -33,25 +34,21 @@ func gcCommand() *cli.Command {
 func policyFlags(of string) []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "max-size", EnvVars: []string{"LARDER_MAX_SIZE"}, Usage: of + "remove entries until the cache has at most `SIZE`, such as 20G"},
-		&cli.StringFlag{Name: "max-age", EnvVars: []string{"LARDER_MAX_AGE"}, Usage: of + "remove what was used last more than `TIME` before the newest run, such as 30d"},
+		timeFlag("max-age", "", "LARDER_MAX_AGE", of+"remove what was used last more than `TIME` before the newest run, such as 30d"),
 		&cli.IntFlag{Name: "keep-last", EnvVars: []string{"LARDER_KEEP_LAST"}, Usage: of + "keep all that the last `N` runs have used, whatever the limits are"},
 	}
 }
 
 // gcFlags are those of a command that collects when it is done with something else.
 func gcFlags(grace string) []cli.Flag {
-	return append(policyFlags(""), &cli.StringFlag{
-		Name: "gc-grace", Value: grace, EnvVars: []string{"LARDER_GC_GRACE"},
-		Usage: "keep the files of what these limits remove for `TIME`, for others who use the same directory; 0s where nobody does",
-	})
+	return append(policyFlags(""), timeFlag("gc-grace", grace, "LARDER_GC_GRACE",
+		"keep the files of what these limits remove for `TIME`, for others who use the same directory; 0s where nobody does"))
 }
 
 // gcOptions returns what to collect by, and whether there is a limit at all.
 func gcOptions(c *cli.Context) (o cachegc.Options, limited bool, err error) {
-	if o.Policy, err = policyOf(c); err != nil {
-		return o, false, err
-	}
-	o.Grace, err = parseAge(c, "gc-grace")
+	o.Policy, err = policyOf(c)
+	o.Grace = timeOf(c, "gc-grace")
 	return o, o.Policy.MaxSize > 0 || o.Policy.MaxAge > 0, err
 }
 
@@ -64,9 +61,7 @@ func policyOf(c *cli.Context) (p cachegc.Policy, err error) {
 		}
 		p.MaxSize = int64(size)
 	}
-	if p.MaxAge, err = parseAge(c, "max-age"); err != nil {
-		return p, err
-	}
+	p.MaxAge = timeOf(c, "max-age")
 	if p.KeepLast = c.Int("keep-last"); p.KeepLast < 0 {
 		return p, usageError(fmt.Sprintf("--keep-last is %d, want a number of runs", p.KeepLast), "for example --keep-last 5")
 	}
@@ -81,11 +76,7 @@ func gc(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	grace, err := parseAge(c, "grace")
-	if err != nil {
-		return err
-	}
-	dryRun := c.Bool("dry-run")
+	dryRun, grace := c.Bool("dry-run"), timeOf(c, "grace")
 	cache, _, err := openNamed(c, !dryRun)
 	if err != nil {
 		return err
@@ -97,20 +88,24 @@ func gc(c *cli.Context) error {
 			err = survey.Blind()
 		}
 		if err != nil {
-			return hintGC(err)
+			return orHint(err, hintVerify)
 		}
 		return printPlan(c, bincache.URL(cache.Path()), survey.Plan(policy))
 	}
 	r, err := cachegc.Collect(c.Context, cache, cachegc.Options{Policy: policy, Grace: grace})
 	if err != nil {
-		return hintGC(err)
+		return hintGC(err, grace)
 	}
 	return printCollected(c, bincache.URL(cache.Path()), r)
 }
 
-func hintGC(err error) error {
+func hintGC(err error, grace time.Duration) error {
 	if bincache.IsFull(err) {
-		err = withHint(err, "there is no room to note what goes: run it with --grace 0s if nobody else is using the cache, or remove a file of the cache's log directory, or something else on its disk, and run it again")
+		hint := "there is no room to note what goes: "
+		if grace > 0 {
+			hint += "run it with --grace 0s if nobody else is using the cache, or "
+		}
+		err = withHint(err, hint+"remove a file of the cache's log directory, or something else on its disk, and run it again")
 	}
 	return orHint(err, hintVerify)
 }

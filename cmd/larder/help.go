@@ -36,7 +36,7 @@ func describeFlag(f cli.Flag) string {
 	if slice, ok := f.(cli.DocGenerationSliceFlag); ok && slice.IsSliceFlag() {
 		usage += " (may be repeated)"
 	}
-	if text := strings.Trim(doc.GetDefaultText(), `"`); !slices.Contains([]string{"", "false", "0s"}, text) {
+	if text := strings.Trim(doc.GetDefaultText(), `"`); !slices.Contains([]string{"", "false"}, text) {
 		usage += fmt.Sprintf(" (default: %s)", text)
 	}
 	for _, name := range doc.GetEnvVars() {

@@ -48,10 +48,6 @@ func importPaths(c *cli.Context) error {
 	if f, ok := c.App.Reader.(*os.File); ok && isTerminal(f) {
 		return usageError("standard input is a terminal", importExample)
 	}
-	granularity, err := useGranularity(c)
-	if err != nil {
-		return err
-	}
 	settings, err := pushSettings(c)
 	if err != nil {
 		return err
@@ -104,7 +100,7 @@ func importPaths(c *cli.Context) error {
 	r, err := m.Run(c.Context)
 	done()
 	run.Ended, run.Bytes = time.Now(), r.FileBytes
-	if _, err := cache.RecordRun(run, granularity); err != nil {
+	if _, err := cache.RecordRun(run, useGranularity(c)); err != nil {
 		warn(c, "what was used could not be put down in the cache: %v", err)
 	}
 	if err != nil {

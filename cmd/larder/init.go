@@ -28,7 +28,8 @@ func initCommand() *cli.Command {
 		Name:  "init",
 		Usage: "make a cache and its queue, lay the hook down, and print the lines for nix.conf",
 		Description: "Changes no file of Nix's: put the lines into nix.conf, restart nix-daemon if there is one, and let larder daemon run. " +
-			"For a queue that is there, it changes what the flags name.",
+			"For a queue that is there, it changes what the flags name.\n\n" +
+			"For example:  larder init --cache DIR --mode 0664 --group ci --generate-key FILE",
 		Flags: slices.Concat([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), jsonFlag(),
 			&cli.StringFlag{Name: "mode", Usage: "`MODE` of the cache's files", DefaultText: "0644, for all to read"},

@@ -31,7 +31,7 @@ const (
 func keyFlags() []cli.Flag {
 	return []cli.Flag{&cli.StringSliceFlag{
 		Name:  keyFileFlag,
-		Usage: "sign with the secret key in `FILE`, else in those that $" + keyFileVariable + " names; '' for none. A key itself, in $" + keyVariable + ", is used as well",
+		Usage: "sign with the secret key in `FILE`, else in those that $" + keyFileVariable + " names, else in those of the queue; '' for none. A key itself, in $" + keyVariable + ", is used as well",
 	}}
 }
 
@@ -181,7 +181,7 @@ func formatKeyFiles(files []string) (string, error) {
 	return string(text), err
 }
 
-const hintKeyFile = "name the right file with --" + keyFileFlag + "; larder init remembers it, and '' for none"
+const hintKeyFile = "name the right file with --" + keyFileFlag + " FILE, which larder init remembers for the queue; '' is for none"
 
 // maxKeyFile is more than any key has.
 const maxKeyFile = 4096

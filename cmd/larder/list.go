@@ -27,7 +27,8 @@ func listCommand() *cli.Command {
 		Usage: "list the store paths in a cache",
 		Description: "Prints store paths, one per line and sorted by name, for example for nix copy --from file://… --stdin. " +
 			"It needs no Nix, but for --conflicts, and with --cache no queue, and changes nothing. " +
-			"What can't be used is named on standard error; then the exit code is 1, and the rest is listed all the same.",
+			"What can't be used is named on standard error; then the exit code is 1, and the rest is listed all the same.\n\n" +
+			"For example:  larder list --conflicts | larder push --replace --stdin",
 		Flags: []cli.Flag{
 			cacheFlag(), queueFlag(),
 			&cli.BoolFlag{Name: "json", Usage: "print each entry as JSON, one per line"},

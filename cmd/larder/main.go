@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -73,7 +75,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		Name:  "larder",
 		Usage: "keep what enters the Nix store in a binary cache directory, by itself",
 		Description: "In a CI job:               larder run --cache DIR -- nix build\nOn a machine of your own:  larder init --cache DIR, once\n\n" +
-			"Flags may be before arguments, between, or behind them; what is behind -- is none. Those of larder run are before the command.",
+			"Flags may be before arguments, between, or behind them; what is behind -- is none. Those of larder run are before the command. " +
+			"A TIME is like 90s, 36h or 30d, and a SIZE like 500MB or 20GiB.\n\n" +
+			"Exit codes: 0 all is done; 1 an error; 2 the command line is wrong; 3 the deadline passed with jobs left over; 4 some jobs failed for good; " +
+			"5 doctor or verify found problems; 130 and 143 interrupted. That of larder run is its command's.",
 		Version:                   version,
 		HideHelpCommand:           true,
 		UseShortOptionHandling:    true,
@@ -137,7 +142,10 @@ func onUsageError(c *cli.Context, err error, _ bool) error {
 	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "larder" {
 		name += " " + c.Command.Name
 	}
-	return usageError(err.Error(), name+" --help lists the flags")
+	// What the library says of flags that take times and numbers.
+	invalid := regexp.MustCompile(`(?s)^invalid value (".*") for flag -(\S+): (.*)$`)
+	problem := invalid.ReplaceAllString(err.Error(), "--$2 is $1, $3")
+	return usageError(strings.Replace(problem, ", parse error", ", want a number", 1), name+" --help lists the flags")
 }
 
 // An exitCoder is an error with an exit code of its own.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"strings"
 	"syscall"
@@ -23,6 +24,12 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 		"push --cache file:relative /nix/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-lib",
 		"drain now",
 		"drain --timeout soon",
+		"drain --timeout 1y",
+		"run --cache DIR --deadline soon -- true",
+		"stop --deadline=-1s",
+		"stop --deadline=",
+		"stop --save-time 5",
+		"daemon --poll 0s",
 		"daemon now",
 		"status all",
 		"status --max-size 5G",
@@ -114,6 +121,29 @@ func TestWrongCommandLineExitsWithTwoAndAHint(t *testing.T) {
 	}
 }
 
+func TestHintsAreWhatHelps(t *testing.T) {
+	c, _ := listedCache(t)
+	const absent = "/gnu/store/5bvadf40dyi3dlvdpqcxxc6vxxpb383w-absent"
+	for args, want := range map[string]string{
+		"gc":                               "larder gc --cache DIR",
+		"list":                             "larder list --cache DIR",
+		"pin a ./x":                        "a path looks like",
+		"pins":                             "larder pins --cache DIR",
+		"status":                           "larder init --cache DIR",
+		"drain":                            "larder init --cache DIR",
+		"gc --cache " + c.Path() + "/none": "is it the right directory",
+		"recompress --cache " + c.Path() + " " + absent:        "larder list",
+		"sign --cache " + c.Path() + " --drop-key a " + absent: "larder list",
+		"pin a --keep 0 " + absent:                             "--keep 5",
+		"recompress --workers -1 --cache " + c.Path():          "--workers 2",
+	} {
+		_, stderr, code := larder(t, strings.Fields(args)...)
+		if _, hint, _ := strings.Cut(stderr, "larder: hint: "); code == 0 || !strings.Contains(hint, want) {
+			t.Errorf("%s exits with %d, want the hint %q: %s", args, code, want, stderr)
+		}
+	}
+}
+
 var commands = []string{"run", "start", "stop", "init", "daemon", "drain", "sync", "explain", "push", "list", "merge", "sign", "export", "import", "recompress", "gc", "pin", "unpin", "pins", "verify", "doctor", "status", "retry", "uninstall"}
 
 func TestEveryCommandHasHelp(t *testing.T) {
@@ -121,6 +151,19 @@ func TestEveryCommandHasHelp(t *testing.T) {
 		stdout, stderr, code := larder(t, command, "--help")
 		if code != 0 || !strings.Contains(stdout, "larder "+command+" - ") {
 			t.Errorf("%s --help exits with %d and prints %q, %q", command, code, stdout, stderr)
+		}
+	}
+}
+
+func TestHelpSaysExitCodes(t *testing.T) {
+	stdout, _, _ := larder(t, "--help")
+	text := strings.Join(strings.Fields(stdout), " ")
+	_, codes, _ := strings.Cut(text, "Exit codes: ")
+	for code, means := range map[int]string{
+		exitError: "an error", exitUsage: "the command line is wrong", exitLeftOver: "the deadline passed", exitDead: "some jobs failed", exitProblems: "doctor or verify",
+	} {
+		if want := fmt.Sprintf("; %d %s", code, means); !strings.Contains(codes, want) {
+			t.Errorf("help does not say %q: %s", want, codes)
 		}
 	}
 }
@@ -152,12 +195,5 @@ func TestInterruptedCommandSaysNoMore(t *testing.T) {
 		if code != 130 || stdout.Len() > 0 || !strings.HasPrefix(stderr.String(), "larder: error: interrupted\n") || strings.Contains(stderr.String(), "verify tells") {
 			t.Errorf("%q exits with %d: %s%s", args, code, &stdout, &stderr)
 		}
-	}
-}
-
-func TestIntervalsMayBeInDays(t *testing.T) {
-	t.Setenv("LARDER_QUEUE", t.TempDir()+"/missing/queue.db")
-	if _, stderr, code := larder(t, "daemon", "--gc-interval", "7d"); code != 1 || !strings.Contains(stderr, "queue.db") {
-		t.Errorf("daemon exits with %d: %s", code, stderr)
 	}
 }

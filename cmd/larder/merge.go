@@ -24,7 +24,8 @@ func mergeCommand() *cli.Command {
 		ArgsUsage: "DIR…",
 		Description: "Adds what the caches in the DIRs have to the one that --cache names, which is made if it is not there. " +
 			"The first one is right where they disagree. NARs are hard-linked where that is possible, which takes no room. " +
-			"What no cache has whole is left out, with all that needs it, and named; then the exit code is 1.",
+			"What no cache has whole is left out, with all that needs it, and named; then the exit code is 1.\n\n" +
+			"For example:  larder merge --cache all job-1 job-2 job-3",
 		Flags:  []cli.Flag{cacheFlag(), minFreeFlag(), jsonFlag(), quietFlag()},
 		Action: merge,
 	}
@@ -75,8 +76,8 @@ func merge(c *cli.Context) error {
 
 	m := cachemerge.New(cachemerge.Options{
 		Target: cache, Sources: sources, Log: stderrLog(c),
-		Removed: func(ctx context.Context, storePaths []string) error {
-			return cachegc.Complete(ctx, cache, storePaths, false)
+		Removed: func(ctx context.Context, storePaths []string, elsewhere bool) error {
+			return cachegc.Complete(ctx, cache, storePaths, elsewhere)
 		},
 	})
 	done := showProgress(c, func() progress {

@@ -19,7 +19,8 @@ func pinCommand() *cli.Command {
 		ArgsUsage: "NAME PATH…",
 		Description: "Makes NAME stand for some store paths. What the cache has not of their closures is copied to it first, from the store; if that has it not either, and clients have it from nowhere else, " +
 			"nothing is pinned (1). " +
-			"With --keep, what NAME stood for before is kept as well: so one can go back to an earlier deployment.",
+			"With --keep, what NAME stood for before is kept as well: so one can go back to an earlier deployment.\n\n" +
+			"For example:  larder pin production ./result --keep 5",
 		Flags: slices.Concat([]cli.Flag{
 			cacheFlag(), queueFlag(), compressionFlag(), workersFlag(), minFreeFlag(), quietFlag(),
 			&cli.IntFlag{Name: "keep", Value: 1, Usage: "keep the last `N` things that NAME stood for, this one included"},
@@ -41,10 +42,11 @@ func unpinCommand() *cli.Command {
 
 func pinsCommand() *cli.Command {
 	return &cli.Command{
-		Name:   "pins",
-		Usage:  "list what is pinned",
-		Flags:  []cli.Flag{cacheFlag(), queueFlag(), jsonFlag()},
-		Action: pins,
+		Name:        "pins",
+		Usage:       "list what is pinned",
+		Description: "Prints for each pin which store paths it stands for, and since when, the newest first. It changes nothing, and with --cache it needs no queue.",
+		Flags:       []cli.Flag{cacheFlag(), queueFlag(), jsonFlag()},
+		Action:      pins,
 	}
 }
 
@@ -58,7 +60,7 @@ func pin(c *cli.Context) error {
 	}
 	keep := c.Int("keep")
 	if keep < 1 {
-		return usageError(fmt.Sprintf("--keep is %d, want at least 1", keep), "larder unpin removes a pin")
+		return usageError(fmt.Sprintf("--keep is %d, want at least 1", keep), "for example --keep 5; larder unpin NAME removes a pin")
 	}
 	wanted, err := parsePaths(args)
 	if err != nil {
@@ -79,19 +81,12 @@ func pin(c *cli.Context) error {
 		return err
 	}
 	defer cache.Close()
-	p := &pinning{elsewhere: e, cache: cache, wanted: wanted}
+	p := &pinning{elsewhere: e, cli: c, log: stderrLog(c), cache: cache, wanted: wanted}
 	defer p.close()
 	if err := p.open(cache.StoreDir()); err != nil {
 		return err
 	}
-	if err := p.complete(c); err != nil {
-		return err
-	}
-	if err := cache.Pin(c.Context, name, time.Now(), keep, wanted...); err != nil {
-		return orHint(err, hintCache)
-	}
-	// Until now somebody may have removed something.
-	if err := p.complete(c); err != nil {
+	if err := p.pin(c.Context, name, keep); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(c.App.Writer, "%s keeps %s in %s\n", name, paths(len(wanted)), bincache.URL(cache.Path()))

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nix-larder/larder/internal/bincache"
 )
@@ -73,6 +75,26 @@ func TestPathThatIsNamedTwiceIsPinnedOnce(t *testing.T) {
 	must(t, err)
 	if len(pins) != 1 || len(pins[0].History) != 1 || len(pins[0].History[0].Paths) != 2 {
 		t.Errorf("pins are %v, want the two paths once", pins)
+	}
+}
+
+// A collection has the lock when the pin is made, and has not seen it.
+func TestPinThatACollectionHasNotSeenIsLookedAtAgain(t *testing.T) {
+	c, _ := listedCache(t)
+	unlock, err := c.Lock(t.Context())
+	must(t, err)
+	p := &pinning{cache: c, wanted: []string{app}, mayCopy: func() error { return errors.New("no copies today") }}
+	pinned := make(chan error)
+	go func() { pinned <- p.pin(t.Context(), "name", 1) }()
+	must(t, c.TellRemoval(true))
+	r, err := c.BeginRemoval(time.Now())
+	must(t, err)
+	must(t, c.Withdraw(r, bincache.HashPart(app)))
+	must(t, c.Withdraw(r, bincache.HashPart(lib)))
+	must(t, c.TellRemoval(false))
+	must(t, unlock())
+	if err := <-pinned; err == nil || !strings.Contains(err.Error(), "no copies today") {
+		t.Errorf("error is %v", err)
 	}
 }
 

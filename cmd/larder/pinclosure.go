@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/nix-larder/larder/cachewriter"
 	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/internal/cachecheck"
 	"github.com/nix-larder/larder/internal/runner"
@@ -16,8 +19,12 @@ import (
 // A pinning sees to it that the cache has what a pin is to keep.
 type pinning struct {
 	elsewhere
+	cli    *cli.Context
+	log    *slog.Logger
 	cache  *bincache.Cache
 	wanted []string // store paths
+
+	mayCopy func() error // why nothing can be copied now; nil if nothing is in the way
 }
 
 // A lack is what a cache has not of a closure, or has damaged.
@@ -50,42 +57,89 @@ func lacksText(lacks []lack) string {
 const hintLack = "if clients have it from elsewhere, say so with --base CACHE or --upstream; else build or download it first (nix-store --realise PATH), " +
 	"or have all withdrawn that needs it (larder verify --repair --upstream=false)"
 
+// pin completes the closures, and has a name stand for them.
+func (p *pinning) pin(ctx context.Context, name string, keep int) error {
+	before, removing, err := p.cache.Removals()
+	if err != nil {
+		return orHint(err, hintCache)
+	}
+	if err := p.complete(ctx); err != nil {
+		return err
+	}
+	if err := p.cache.Pin(ctx, name, time.Now(), keep, p.wanted...); err != nil {
+		return orHint(err, hintCache)
+	}
+	// From now on all who remove something see the pin. One who has not seen it may have
+	// removed what was found to be there.
+	after, _, err := p.cache.Removals()
+	if err != nil {
+		return orHint(err, hintCache)
+	}
+	if after == before && !removing {
+		return nil
+	}
+	if err := p.complete(ctx); err != nil {
+		return fmt.Errorf("%w: %w", errNotWhole, err)
+	}
+	return nil
+}
+
+// errNotWhole says that a name is pinned, but stands for closures that are not whole.
+var errNotWhole = errors.New("it is pinned, but something was removed in that moment")
+
+// errNotCopied says that the cache lacks something that is not to be had.
+var errNotCopied = errors.New("can't be copied")
+
 // complete copies what the cache lacks.
-func (p *pinning) complete(c *cli.Context) error {
-	lacks, err := p.lacks(c.Context, false)
+func (p *pinning) complete(ctx context.Context) error {
+	lacks, err := p.lacks(ctx, false)
 	if err != nil || len(lacks) == 0 {
 		return err
 	}
-	if err := p.copy(c, lacks); err != nil {
+	if err := p.copyLacks(ctx, lacks); err != nil {
 		return err
 	}
-	lacks, err = p.lacks(c.Context, true)
+	lacks, err = p.lacks(ctx, true)
 	if err == nil && len(lacks) > 0 { // what the rules leave to an upstream, the writer does not mend
 		err = withHint(errors.New(lacksText(lacks)), hintVerify)
 	}
 	return err
 }
 
-// copy copies what is lacking, with all that it needs.
-func (p *pinning) copy(c *cli.Context, lacks []lack) error {
+// copyLacks copies what is lacking, with all that it needs.
+func (p *pinning) copyLacks(ctx context.Context, lacks []lack) error {
 	paths := make([]string, len(lacks))
 	for i, l := range lacks {
 		paths[i] = l.path
 	}
-	tally := &safeTally{Tally: runner.NewTally()}
-	t, err := openTarget(c, p.settings, targetOptions{log: stderrLog(c), wanted: paths, tell: tally.Add})
-	if err != nil {
-		err = fmt.Errorf("%s, and can't be copied: %w", lacksText(lacks), err)
-		if lacks[0].by != "" {
-			err = withHint(err, hintLack)
+	err := p.copy(ctx, paths)
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	err = fmt.Errorf("%s, and %w: %w", lacksText(lacks), errNotCopied, err)
+	if lacks[0].by != "" && (errors.Is(err, cachewriter.ErrNotInStore) || errors.Is(err, fs.ErrNotExist)) { // or there is no Nix
+		err = withHint(err, hintLack)
+	}
+	return err
+}
+
+// copy copies closures from the store.
+func (p *pinning) copy(ctx context.Context, paths []string) error {
+	if p.mayCopy != nil {
+		if err := p.mayCopy(); err != nil {
+			return err
 		}
+	}
+	tally := &safeTally{Tally: runner.NewTally()}
+	t, err := openTarget(p.cli, p.settings, targetOptions{log: p.log, wanted: paths, tell: tally.Add})
+	if err != nil {
 		return err
 	}
 	defer t.close()
-	done := showProgress(c, t.progress)
-	_, err = t.writer.Copy(c.Context, paths...)
+	done := showProgress(p.cli, t.progress)
+	_, err = t.writer.Copy(ctx, paths...)
 	done()
-	recordNow(c, t, tally.Tally, nil)
+	recordNow(p.cli, t, tally.Tally, nil)
 	return err
 }
 

@@ -22,7 +22,7 @@ import (
 // pinFlags are those of run and stop. (--keep is a rule's.)
 func pinFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "pin", EnvVars: []string{"LARDER_PIN"}, Usage: "when all went well, keep the results as larder pin does, under this `NAME`: what was built or downloaded meanwhile and is needed " +
+		&cli.StringFlag{Name: "pin", EnvVars: []string{"LARDER_PIN"}, Usage: "when all went well, keep the results as larder pin does, with all that they need, under this `NAME`: what was built or downloaded meanwhile and is needed " +
 			"neither to run nor to build anything else of it, and what nix build or nix-build made links to, such as ./result"},
 		&cli.IntFlag{Name: "pin-keep", Value: 1, EnvVars: []string{"LARDER_PIN_KEEP"}, Usage: "keep the last `N` different results of that name, this one included"},
 	}
@@ -36,7 +36,7 @@ func checkPinFlags(c *cli.Context) error {
 		}
 	}
 	if keep := c.Int("pin-keep"); keep < 1 {
-		return usageError(fmt.Sprintf("--pin-keep is %d, want at least 1", keep), "larder unpin removes a pin")
+		return usageError(fmt.Sprintf("--pin-keep is %d, want at least 1", keep), "for example --pin-keep 5; larder unpin NAME removes a pin")
 	}
 	return nil
 }
@@ -52,11 +52,12 @@ func nothingPinned(c *cli.Context, why string) (said string) {
 }
 
 // pinResults pins the results of a session, if that is wanted, and says so in the report.
-// Whatever is wrong is no reason for the command to fail.
-func (s *session) pinResults(t *runner.Tally, r *runner.Report, code *int, workErr error) {
+// Whatever is wrong is no reason for the command to fail. copied is false if it is that
+// something could not be copied.
+func (s *session) pinResults(t *runner.Tally, r *runner.Report, code *int, workErr error) (copied bool) {
 	name := s.cli.String("pin")
 	if name == "" {
-		return
+		return true
 	}
 	var pinned []string
 	var err error
@@ -70,17 +71,22 @@ func (s *session) pinResults(t *runner.Tally, r *runner.Report, code *int, workE
 	default:
 		pinned, err = s.pin(name, t, r)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errNotWhole) {
 		r.Notes = append(r.Notes, nothingPinned(s.cli, err.Error()))
-		return
+		return !errors.Is(err, errNotCopied)
+	}
+	if err != nil {
+		r.Notes = append(r.Notes, fmt.Sprintf("pin %s: %v", name, err))
+		warn(s.cli, "pin %s: %v", name, err)
 	}
 	r.Pinned = &runner.Pinned{Name: name, Paths: pinned}
+	return !errors.Is(err, errNotCopied)
 }
 
 // pin pins the results, and returns them.
 func (s *session) pin(name string, t *runner.Tally, r *runner.Report) ([]string, error) {
 	// Who has the cache's lock may have it for long.
-	left := s.cli.Duration("deadline") - time.Duration(r.Drained)
+	left := timeOf(s.cli, "deadline") - time.Duration(r.Drained)
 	ctx, cancel := context.WithTimeout(s.cli.Context, max(left, stopTimeout))
 	defer cancel()
 	results, err := s.results(ctx, t, r)
@@ -95,14 +101,25 @@ func (s *session) pin(name string, t *runner.Tally, r *runner.Report) ([]string,
 		return nil, err
 	}
 	defer cache.Close()
-	if results, err = s.haveResults(ctx, cache, results, r); err != nil {
+	e, err := newElsewhere(s.cli, s.settings)
+	if err != nil {
 		return nil, err
 	}
-	if err := cache.Pin(ctx, name, time.Now(), s.cli.Int("pin-keep"), results...); err != nil {
+	p := &pinning{elsewhere: e, cli: s.cli, log: s.log, cache: cache, wanted: results}
+	defer p.close()
+	if err := p.open(cache.StoreDir()); err != nil {
 		return nil, err
 	}
-	// Until now somebody may have removed them.
-	return s.haveResults(ctx, cache, results, r)
+	p.mayCopy = func() error {
+		if r.LeftOver > 0 {
+			return errors.New("the end came first")
+		}
+		return s.checkKeys()
+	}
+	if err := s.leaveOut(ctx, p, r); err != nil {
+		return nil, err
+	}
+	return p.wanted, p.pin(ctx, name, s.cli.Int("pin-keep"))
 }
 
 // results returns what the session's commands are likely to have been called for.
@@ -135,39 +152,28 @@ func (s *session) results(ctx context.Context, t *runner.Tally, r *runner.Report
 	}), nil
 }
 
-// haveResults returns those results that are in the cache. What is missing is copied, but
-// for what the rules want to have left out.
-func (s *session) haveResults(ctx context.Context, cache *bincache.Cache, results []string, r *runner.Report) (there []string, err error) {
-	there, missing, err := present(ctx, cache, results)
+// leaveOut takes from a pinning those results that the cache has not since the rules want it
+// so. Others that are missing are copied.
+func (s *session) leaveOut(ctx context.Context, p *pinning, r *runner.Report) error {
+	_, missing, err := present(ctx, p.cache, p.wanted)
 	if err != nil || len(missing) == 0 {
-		return there, err
+		return err
 	}
-	if r.LeftOver > 0 {
-		return nil, fmt.Errorf("%s, a result, is not in the cache: the end came first", missing[0])
+	if err := p.copy(ctx, missing); err != nil && !errors.Is(err, cachewriter.ErrLeftOut) {
+		return fmt.Errorf("%s is a result, and %w: %w", missing[0], errNotCopied, err)
 	}
-	if err := s.checkKeys(); err != nil {
-		return nil, fmt.Errorf("%s, a result, is not in the cache, and can't be signed: %w", missing[0], err)
-	}
-	tally := &safeTally{Tally: runner.NewTally()}
-	target, err := openTarget(s.cli, s.settings, targetOptions{log: s.log, tell: tally.Add})
+	there, missing, err := present(ctx, p.cache, p.wanted)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer target.close()
-	for _, path := range missing {
-		if _, err := target.writer.Copy(ctx, path); err != nil && !errors.Is(err, cachewriter.ErrLeftOut) {
-			return nil, err
-		}
-	}
-	recordNow(s.cli, target, tally.Tally, nil)
-	there, missing, err = present(ctx, cache, results)
-	if err == nil && len(missing) > 0 {
+	if len(missing) > 0 {
 		r.Notes = append(r.Notes, fmt.Sprintf("%s not pinned, since the rules leave them to others: %s", paths(len(missing)), pinnedText(missing)))
 	}
-	if err == nil && len(there) == 0 {
-		err = errors.New("the rules want none of the results")
+	if len(there) == 0 {
+		return errors.New("the rules want none of the results")
 	}
-	return there, err
+	p.wanted = there
+	return nil
 }
 
 // present divides paths into those that the cache has, and others.

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -45,9 +47,6 @@ func push(c *cli.Context) error {
 		return err
 	}
 	if paths, err = withBuild(c, paths); err != nil {
-		return err
-	}
-	if _, err := useGranularity(c); err != nil {
 		return err
 	}
 	settings, err := pushSettings(c)
@@ -101,6 +100,9 @@ func pushSettings(c *cli.Context) (queue.Settings, error) {
 		return queue.Settings{}, checkCacheFlag(c)
 	}
 	q, s, err := openQueue(c, false)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = withHint(err, fmt.Sprintf("name a cache: larder %s --cache DIR; or larder init --cache DIR makes a queue, which remembers it", c.Command.Name))
+	}
 	if err != nil {
 		return s, err
 	}

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -26,13 +24,14 @@ func recompressCommand() *cli.Command {
 		ArgsUsage: "[PATH…]",
 		Description: "Compresses what is in the cache, or only the PATHs, once more, at the lowest priority, and lets entries name the new NARs where those are smaller. " +
 			"Store paths, NAR hashes and signatures stay. It needs neither Nix nor, with --cache, a queue. The old NARs stay for --grace, and go when recompress runs again after that: " +
-			"until then the cache is larger. It can be ended at any moment, and goes on when it is called again.",
+			"until then the cache is larger. It can be ended at any moment, and goes on when it is called again.\n\n" +
+			"For example:  larder recompress --cache DIR --older-than 14d --budget 1h",
 		Flags: []cli.Flag{
 			cacheFlag(), queueFlag(),
 			&cli.StringFlag{Name: "compression", Value: "zstd:19", DefaultText: "zstd:19", Usage: "`METHOD`: zstd:1 to zstd:22, or xz:0 to xz:9"},
-			&cli.StringFlag{Name: "older-than", Usage: "leave out what a run has used within `TIME` before the newest one, such as 14d"},
-			&cli.DurationFlag{Name: "budget", DefaultText: "as long as it takes", Usage: "begin nothing new after `TIME`, such as 1h; the rest is for the next time"},
-			&cli.StringFlag{Name: "grace", Value: defaultGrace, DefaultText: defaultGrace, Usage: "let old NARs stay for `TIME`: clients over HTTP remember for so long where they are. 0s is for a cache that nobody uses meanwhile"},
+			timeFlag("older-than", "", "", "leave out what a run has used within `TIME` before the newest one, such as 14d"),
+			timeFlag("budget", "", "", "begin nothing new after `TIME`, such as 1h; the rest is for the next time (default: as long as it takes)"),
+			timeFlag("grace", defaultGrace, "", "let old NARs stay for `TIME`: clients over HTTP remember for so long where they are. 0s is for a cache that nobody uses meanwhile"),
 			&cli.BoolFlag{Name: "remember", Usage: "compress what comes into the cache from now on in the same way"},
 			dryRunFlag("change nothing, but say how much there is to do"),
 			workersFlag(), minFreeFlag(), jsonFlag(), quietFlag(),
@@ -72,11 +71,11 @@ func recompressCache(c *cli.Context) error {
 	})
 	result, err := r.Run(c.Context)
 	done()
+	if errors.Is(err, fs.ErrNotExist) && len(o.Paths) > 0 {
+		return withHint(err, "larder list prints what is in the cache")
+	}
 	if bincache.IsFull(err) {
 		return withHint(err, "make room on the cache's disk (larder gc --max-size SIZE; old NARs go after --grace), or choose another --min-free; what is done stays, run the command again to go on")
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return orHint(err, "larder list says what is in the cache")
 	}
 	if err != nil {
 		return orHint(err, "what is done stays; run the command again to go on")
@@ -92,14 +91,9 @@ func recompressOptions(c *cli.Context) (o recompress.Options, err error) {
 	if o.Method.Name == "none" {
 		return o, usageError("--compression none makes nothing smaller", "for example --compression zstd:19")
 	}
-	if o.OlderThan, err = parseAge(c, "older-than"); err != nil {
-		return o, err
-	}
-	if o.Grace, err = parseAge(c, "grace"); err != nil {
-		return o, err
-	}
-	if o.Budget = c.Duration("budget"); o.Budget < 0 || c.IsSet("budget") && o.Budget == 0 {
-		return o, usageError(fmt.Sprintf("--budget is %s", o.Budget), "for example --budget 1h")
+	o.OlderThan, o.Grace, o.Budget = timeOf(c, "older-than"), timeOf(c, "grace"), timeOf(c, "budget")
+	if c.IsSet("budget") && o.Budget == 0 {
+		return o, usageError("--budget leaves no time", "for example --budget 1h")
 	}
 	if err := checkWorkers(c); err != nil {
 		return o, err
@@ -112,22 +106,6 @@ func recompressOptions(c *cli.Context) (o recompress.Options, err error) {
 		return o, nil
 	}
 	return o, checkCompression(o.Method)
-}
-
-// parseAge reads a time that may be in days.
-func parseAge(c *cli.Context, flag string) (time.Duration, error) {
-	text := c.String(flag)
-	if text == "" {
-		return 0, nil
-	}
-	if digits, ok := strings.CutSuffix(text, "d"); ok {
-		if days, err := strconv.ParseUint(digits, 10, 16); err == nil {
-			return time.Duration(days) * 24 * time.Hour, nil
-		}
-	} else if age, err := time.ParseDuration(text); err == nil && age >= 0 {
-		return age, nil
-	}
-	return 0, usageError(fmt.Sprintf("--%s is %q, want a time", flag, text), fmt.Sprintf("for example --%s 14d, or 36h", flag))
 }
 
 func printRecompressed(c *cli.Context, o recompress.Options, r recompress.Result) error {

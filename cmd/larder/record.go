@@ -17,21 +17,17 @@ import (
 
 // granularityFlag is for those who record what they have used.
 func granularityFlag() cli.Flag {
-	return &cli.StringFlag{Name: "use-granularity", Value: "24h", EnvVars: []string{"LARDER_USE_GRANULARITY"},
-		Usage: "note in the cache what was used, also if nothing was added, but leave the cache untouched if that was noted less than `TIME` ago"}
+	return timeFlag("use-granularity", "24h", "LARDER_USE_GRANULARITY",
+		"note in the cache what was used, also if nothing was added, but leave the cache untouched if that was noted less than `TIME` ago")
 }
 
-func useGranularity(c *cli.Context) (time.Duration, error) { return parseAge(c, "use-granularity") }
+func useGranularity(c *cli.Context) time.Duration { return timeOf(c, "use-granularity") }
 
 // record puts down in the cache what a run has used, and in the report what earlier
 // records say that it saved. t must be finished.
 func record(ctx context.Context, c *cli.Context, s queue.Settings, t *runner.Tally) error {
 	if len(t.Used)+len(t.Wrote) == 0 {
 		return nil // there is nothing to put down, and nobody should wait for it
-	}
-	granularity, err := useGranularity(c)
-	if err != nil {
-		return err
 	}
 	store, err := openStore()
 	if err != nil {
@@ -45,7 +41,7 @@ func record(ctx context.Context, c *cli.Context, s queue.Settings, t *runner.Tal
 	defer cache.Close()
 
 	countSaved(cache, t)
-	err = recordUse(ctx, store, cache, t, t.Used, granularity)
+	err = recordUse(ctx, store, cache, t, t.Used, useGranularity(c))
 	return errors.Join(err, compare(ctx, store, cache, t))
 }
 
@@ -80,11 +76,8 @@ func buildShares(ctx context.Context, store *nixstore.Store, paths []string) (ma
 // recordNow puts down what a command has used that copies at once. What is copied is good
 // without it.
 func recordNow(c *cli.Context, t *target, tally *runner.Tally, used []string) {
-	granularity, err := useGranularity(c)
-	if err == nil {
-		// Also what was added until somebody interrupted it.
-		err = recordUse(context.WithoutCancel(c.Context), t.store, t.cache, tally, slices.Compact(slices.Sorted(slices.Values(used))), granularity)
-	}
+	// Also what was added until somebody interrupted it.
+	err := recordUse(context.WithoutCancel(c.Context), t.store, t.cache, tally, slices.Compact(slices.Sorted(slices.Values(used))), useGranularity(c))
 	if err != nil {
 		warn(c, "what was used could not be put down in the cache: %v", err)
 	}

@@ -21,8 +21,8 @@ func reportFlags() []cli.Flag {
 	return []cli.Flag{
 		granularityFlag(),
 		&cli.StringFlag{Name: "report", EnvVars: []string{"LARDER_REPORT"}, Usage: "also write the report to `FILE`, as JSON"},
-		&cli.DurationFlag{Name: "restore-time", EnvVars: []string{"LARDER_RESTORE_TIME"}, Usage: "the `TIME` that the provider took to restore the cache, such as 12s, for the report"},
-		&cli.DurationFlag{Name: "save-time", EnvVars: []string{"LARDER_SAVE_TIME"}, Usage: "the `TIME` that it takes to save it"},
+		timeFlag("restore-time", "", "LARDER_RESTORE_TIME", "the `TIME` that the provider took to restore the cache, such as 12s, for the report"),
+		timeFlag("save-time", "", "LARDER_SAVE_TIME", "the `TIME` that it takes to save it"),
 	}
 }
 
@@ -39,9 +39,7 @@ func (s *session) conclude(code *int, drained time.Duration, workErr error) erro
 		r.Notes = append(r.Notes, workErr.Error())
 		warn(s.cli, "not all came into the cache: %v", workErr)
 	}
-	if err == nil {
-		s.pinResults(t, r, code, workErr)
-	}
+	copied := err != nil || s.pinResults(t, r, code, workErr)
 	if s.cli.Context.Err() == nil { // or somebody wants the end
 		s.collect(r)
 	}
@@ -57,6 +55,8 @@ func (s *session) conclude(code *int, drained time.Duration, workErr error) erro
 		return codeError(exitDead)
 	case r.LeftOver > 0:
 		return codeError(exitLeftOver)
+	case !copied:
+		return codeError(exitDead)
 	case workErr != nil || err != nil:
 		return codeError(exitError)
 	}
@@ -104,7 +104,7 @@ func concludeTally(ctx context.Context, c *cli.Context, q *queue.Queue, t *runne
 	}
 	t.Cache, t.ExitCode = s.Cache, code
 	t.Drained = runner.Seconds(drained)
-	t.Restored, t.Stored = runner.Seconds(c.Duration("restore-time")), runner.Seconds(c.Duration("save-time"))
+	t.Restored, t.Stored = runner.Seconds(timeOf(c, "restore-time")), runner.Seconds(timeOf(c, "save-time"))
 	for row, err := range q.Rows(ctx) {
 		if err != nil {
 			return nil, err

@@ -24,7 +24,8 @@ func runCommand() *cli.Command {
 		Usage:     "run a command whose Nix uses the cache, and keep what comes into the store",
 		ArgsUsage: "-- COMMAND [ARGUMENT…]",
 		Description: "Makes the cache if it is not there, and needs no queue. Exits with the command's own code. What is wrong with the cache is a warning, " +
-			"and the command runs all the same, unless --strict is given.",
+			"and the command runs all the same, unless --strict is given.\n\n" +
+			"For example:  larder run --cache DIR --max-size 5G --pin main -- nix build",
 		Flags:  slices.Concat(sessionFlags(), drainFlags()),
 		Action: runAround,
 	}
@@ -42,7 +43,7 @@ func sessionFlags() []cli.Flag {
 // drainFlags are those of run and stop.
 func drainFlags() []cli.Flag {
 	return slices.Concat([]cli.Flag{
-		&cli.DurationFlag{Name: "deadline", Value: 10 * time.Minute, DefaultText: "10m", EnvVars: []string{"LARDER_DEADLINE"}, Usage: "put the end off until everything is in the cache, for at most `TIME`, such as 90s or 1h"},
+		timeFlag("deadline", "10m", "LARDER_DEADLINE", "put the end off until everything is in the cache, for at most `TIME`, such as 90s or 1h"),
 		&cli.BoolFlag{Name: "strict", EnvVars: []string{"LARDER_STRICT"}, Usage: "fail if the cache can't be used (1), there was no time for something (3), or something could not be copied (4)"},
 	}, pinFlags(), reportFlags(), gcFlags("0s"), []cli.Flag{quietFlag()})
 }
@@ -57,9 +58,6 @@ func runAround(c *cli.Context) error {
 		return err // now, and not when the command has run
 	}
 	if err := checkPinFlags(c); err != nil {
-		return err
-	}
-	if _, err := useGranularity(c); err != nil {
 		return err
 	}
 	child := runner.NewChild(argv)
@@ -161,7 +159,7 @@ func (s *session) around(child *runner.Child) error {
 	}()
 	err := runChild(child, s.environ(), func(code int) error {
 		ended := time.Now()
-		left, interrupted := s.cli.Duration("deadline"), ended.Sub(child.Interrupted) < 2*stopTimeout
+		left, interrupted := timeOf(s.cli, "deadline"), ended.Sub(child.Interrupted) < 2*stopTimeout
 		if interrupted {
 			// Somebody wants the end: nothing new is begun.
 			left = stopTimeout - ended.Sub(child.Interrupted)

@@ -21,7 +21,8 @@ func signCommand() *cli.Command {
 		ArgsUsage: "[PATH…]",
 		Description: "Adds signatures to all entries of the cache, or to those of the closures of the PATHs, as far as the cache has them, and to the realisations of content-addressed derivations. " +
 			"What it vouches for is what the cache says: name an old key with --trusted-public-key to sign only what that one has signed. " +
-			"With --drop-key each entry goes from one key to the other at once. All else in an entry stays. It needs no Nix, and with --cache no queue.",
+			"With --drop-key each entry goes from one key to the other at once. All else in an entry stays. It needs no Nix, and with --cache no queue.\n\n" +
+			"For example:  larder sign --cache DIR --signing-key-file NEW --drop-key old.example.org-1",
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(),
 			&cli.StringSliceFlag{Name: dropFlag, Usage: "remove the signatures of the key with the name `NAME`, but for those that are added"},

@@ -23,7 +23,7 @@ func startCommand() *cli.Command {
 		Name:  "start",
 		Usage: "do what run does, for all commands from here to larder stop",
 		Description: "Prints lines for the shell: eval \"$(larder start --cache DIR)\". Where GITHUB_ENV is set, later steps have them, too. " +
-			"A worker goes on in the background until larder stop.",
+			"A worker goes on in the background until larder stop, whose flags are the others of run.",
 		Flags:  append(sessionFlags(), &cli.BoolFlag{Name: "join", Usage: "become part of what was started for the same cache, if it goes on: for shells that come and go"}),
 		Action: start,
 	}

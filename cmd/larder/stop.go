@@ -29,7 +29,7 @@ func stopCommand() *cli.Command {
 		Description: "Works from the queue on disk, whatever became of the worker. To stop twice is no error. " +
 			"Without --strict it is no error either if something did not come into the cache.",
 		Flags: slices.Concat([]cli.Flag{
-			&cli.StringFlag{Name: "session", EnvVars: []string{insideVariable}, Usage: "the `DIR` that larder start has put into this variable", DefaultText: "the newest, of the cache if one is named"},
+			&cli.StringFlag{Name: "session", EnvVars: []string{insideVariable}, Usage: "the session's `DIR`, which larder start has put into this variable", DefaultText: "the newest, of the cache if one is named"},
 			cacheFlag(), workersFlag(),
 			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "also log what is done"},
 		}, keyFlags(), drainFlags()),
@@ -46,9 +46,6 @@ func stop(c *cli.Context) error {
 		return err
 	}
 	if err := checkPinFlags(c); err != nil {
-		return err
-	}
-	if _, err := useGranularity(c); err != nil {
 		return err
 	}
 	dir, err := findSession(c)
@@ -79,9 +76,9 @@ func stop(c *cli.Context) error {
 
 	keys := s.checkKeys()
 	if keys != nil {
-		s.letFinish(ctx, c.Duration("deadline"), signals)
+		s.letFinish(ctx, timeOf(c, "deadline"), signals)
 	}
-	if err := s.takeFromWorker(c.Duration("deadline"), signals); err != nil {
+	if err := s.takeFromWorker(timeOf(c, "deadline"), signals); err != nil {
 		s.queue.Close()
 		if errors.Is(err, fs.ErrNotExist) { // by another larder stop
 			return nothingToStop(c)
@@ -105,7 +102,7 @@ func stop(c *cli.Context) error {
 	close(finish)
 	working := make(chan error, 1)
 	go func() { working <- s.work(ctx, finish, hurry) }()
-	err = waitForWork(working, c.Duration("deadline")-time.Since(begin), false, signals, cancel, hurry)
+	err = waitForWork(working, timeOf(c, "deadline")-time.Since(begin), false, signals, cancel, hurry)
 	return s.conclude(nil, time.Since(begin), err)
 }
 

@@ -34,7 +34,8 @@ func verifyCommand() *cli.Command {
 			"and with --cache no queue. It ends with 5 if something is wrong.\n\n" +
 			"With --repair what is damaged is written anew from the store, if Nix still has it with the same contents; else the entry is withdrawn, with all that need it, so that clients " +
 			"build instead of failing. Listings are made anew of their NARs, and realisations that promise what is not there are withdrawn. All that goes is named, and what nobody can judge stays, such as what may not be read. It ends with 5 only if something is left. " +
-			"Whoever is interrupted calls it again.",
+			"Whoever is interrupted calls it again.\n\n" +
+			"For example:  larder verify --cache DIR --contents --sample 5%\n              larder verify --cache DIR --repair --upstream=false",
 		Flags: append([]cli.Flag{
 			cacheFlag(), queueFlag(),
 			&cli.BoolFlag{Name: "contents", Usage: "read NARs, and compare their hashes"},

@@ -104,10 +104,7 @@ func (c *Cache) checkRoom(need int64) error {
 
 // lacking says what is wrong when need bytes can't be written.
 func (r *room) lacking(need int64) error {
-	text := fmt.Sprintf("%s are left on the cache's disk", humanize.IBytes(uint64(r.free)))
-	if r.reserve > 0 {
-		text += fmt.Sprintf(", of which %s are to stay free", humanize.IBytes(uint64(r.reserve)))
-	}
+	text := RoomText(r.free, r.reserve)
 	if r.free > r.reserve {
 		text += fmt.Sprintf(", and it takes at least %s", humanize.IBytes(uint64(need)))
 	}
@@ -115,6 +112,15 @@ func (r *room) lacking(need int64) error {
 		return fmt.Errorf("%w: %s: %w", ErrNoRoom, text, syscall.ENOSPC)
 	}
 	return fmt.Errorf("%w: %s", ErrNoRoom, text)
+}
+
+// RoomText tells how much of a cache's disk is free, and is to stay so.
+func RoomText(free, reserve int64) string {
+	text := fmt.Sprintf("%s are left on the cache's disk", humanize.IBytes(uint64(free)))
+	if reserve > 0 {
+		text += fmt.Sprintf(", of which %s are to stay free", humanize.IBytes(uint64(reserve)))
+	}
+	return text
 }
 
 // IsFull tells whether an error says that there is no space for what was to be written, be

@@ -138,12 +138,8 @@ func (m *Merger) added(p *placed) {
 	} else {
 		m.result.Added++
 	}
-	relying := false
-	for _, ref := range p.refs {
-		m.entries[ref].needed = m.entries[ref].seen
-		relying = relying || !m.entries[ref].seen
-	}
-	if relying {
+	p.entry.added = true
+	if slices.ContainsFunc(p.refs, func(ref int32) bool { return !m.entries[ref].seen }) {
 		m.result.Relying++
 	}
 }

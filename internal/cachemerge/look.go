@@ -25,7 +25,7 @@ type entry struct {
 	more    []string // of those: not in the kept one
 	seen    bool     // some cache has it, maybe damaged
 	mend    bool     // it is damaged in the target
-	needed  bool     // by what was added, when it was in the target
+	added   bool     // to the target
 	state   state
 }
 

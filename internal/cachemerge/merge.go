@@ -15,8 +15,12 @@
 //
 // A reference that none of the caches has is another matter: a source that was
 // written with --skip-signed-by or --base relies on others for it, and so does the
-// target from then on. What only the target has, and is removed from it while something that
-// needs it is added, comes back, or takes that along, if the caller sees to it.
+// target from then on.
+//
+// What only the target has, and is removed from it while something that needs it is added,
+// comes back if the caller sees to it. If it can't, all is as if it had been removed before:
+// the target relies on others for it, as the source does, or if a source has it damaged, it is
+// an error, and what needs it goes. So merging again changes nothing.
 //
 // Build logs, listings, records of runs and pins are copied where the target has none of
 // the same name; of a record that was still being written when it was copied before, what
@@ -49,12 +53,9 @@ package cachemerge
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -71,9 +72,9 @@ type Options struct {
 	Sources []*bincache.Cache
 
 	// Removed, if it is not nil, is told of store paths that were removed from the target
-	// while what needs them was added, and that no source has. It has to make the target
-	// whole.
-	Removed func(ctx context.Context, storePaths []string) error
+	// while what needs them was added, and that no source has whole. It has to bring them
+	// back, or else, unless clients have them from elsewhere, to withdraw what needs them.
+	Removed func(ctx context.Context, storePaths []string, elsewhere bool) error
 
 	// Log gets what a person should know. Nil means nobody wants to.
 	Log *slog.Logger
@@ -144,7 +145,7 @@ type Progress struct {
 type Merger struct {
 	caches  []*bincache.Cache // the target, and then the sources
 	log     *slog.Logger
-	removed func(ctx context.Context, storePaths []string) error
+	removed func(ctx context.Context, storePaths []string, elsewhere bool) error
 	batch   int // how many entries are read, or published, together
 	entries []*entry
 	ids     map[string]int32 // in entries, by the first part of the store path
@@ -177,7 +178,7 @@ func (m *Merger) Progress() Progress {
 
 // Run merges. After an error, or if it is killed, the target is whole, and Run of a new
 // Merger goes on. What is removed from the target meanwhile is added once more, as far as a
-// source has it. It is an error if none has, and what was added needs it.
+// source has it.
 func (m *Merger) Run(ctx context.Context) (Result, error) {
 	before, _, err := m.target().Removals()
 	if err == nil {
@@ -199,69 +200,6 @@ func (m *Merger) Run(ctx context.Context) (Result, error) {
 		err = fmt.Errorf("merge into %s: %w", m.target().Path(), err)
 	}
 	return m.result, err
-}
-
-// runAgain merges once more if entries were removed since there was another word of
-// removals: those that were added may refer to them.
-func (m *Merger) runAgain(ctx context.Context, before string) error {
-	needed := make(map[string]bool)
-	for again := false; ; again = true {
-		after, removing, err := m.target().Removals()
-		if err != nil {
-			return err
-		}
-		if after == before && (again || !removing) {
-			return m.lookAgain(ctx, needed)
-		}
-		before = after
-		m.addNeeded(needed)
-		next := New(Options{Target: m.target(), Sources: m.caches[1:], Log: m.log})
-		if err := next.run(ctx); err != nil {
-			return err
-		}
-		next.addNeeded(needed)
-		m.result.Added += next.result.Added
-		m.result.Mended += next.result.Mended
-		m.result.Files += next.result.Files
-		m.result.Relying += next.result.Relying
-		m.linked.Add(next.linked.Load())
-		m.copied.Add(next.copied.Load())
-	}
-}
-
-// addNeeded adds the store paths that were there when what needs them was added.
-func (m *Merger) addNeeded(needed map[string]bool) {
-	for _, e := range m.entries {
-		if e.needed {
-			needed[m.storePath(e)] = true
-		}
-	}
-}
-
-// lookAgain looks whether what was needed is there after entries were removed.
-func (m *Merger) lookAgain(ctx context.Context, needed map[string]bool) error {
-	paths := slices.Sorted(maps.Keys(needed))
-	removed := m.missing(ctx, paths)
-	if len(removed) > 0 && m.removed != nil {
-		if err := m.removed(ctx, removed); err != nil {
-			return fmt.Errorf("%s was removed meanwhile: %w", removed[0], err)
-		}
-		removed = m.missing(ctx, removed)
-	}
-	if len(removed) > 0 {
-		return fmt.Errorf("%s was removed meanwhile, and no source has it", removed[0])
-	}
-	return nil
-}
-
-// missing returns those store paths that are not in the target.
-func (m *Merger) missing(ctx context.Context, paths []string) (missing []string) {
-	for i, f := range m.target().Find(ctx, paths) {
-		if errors.Is(f.Err, fs.ErrNotExist) {
-			missing = append(missing, paths[i])
-		}
-	}
-	return missing
 }
 
 func (m *Merger) run(ctx context.Context) error {

@@ -2,6 +2,8 @@ package cachemerge
 
 import (
 	"context"
+	"maps"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -53,22 +55,54 @@ func TestWhatIsRemovedMeanwhileIsAddedAgain(t *testing.T) {
 }
 
 // TestTargetIsMadeWholeWhenOnlyItHadWhatIsNeeded has a collection, and its look at what is new,
-// be over before what it removed is needed.
+// be over before what it removed is needed. What can't come back might as well have been
+// removed before: then the target relies on others for it, unless a source should have it.
 func TestTargetIsMadeWholeWhenOnlyItHadWhatIsNeeded(t *testing.T) {
-	for name, comesBack := range map[string]bool{"it comes back": true, "it is lost": false} {
+	for name, tt := range map[string]struct{ comesBack, damaged bool }{
+		"it comes back":                     {true, false},
+		"it is lost":                        {false, false},
+		"it comes back, a source is wrong":  {true, true},
+		"it is lost, and a source is wrong": {false, true},
+	} {
 		t.Run(name, func(t *testing.T) {
-			m, before, removal := mergeAndRemove(t, newCache(t, app), newCache(t, lib, item{name: "other"}), false, "lib", "other")
+			source, target := newCache(t, app), newCache(t, lib, item{name: "other"})
+			if tt.damaged {
+				source = newCache(t, lib, app)
+				must(t, os.Remove(narFile(source, lib)))
+			}
+			m, before, removal := mergeAndRemove(t, source, target, false, "lib", "other")
 			var told []string
-			m.removed = func(_ context.Context, storePaths []string) error {
+			m.removed = func(_ context.Context, storePaths []string, elsewhere bool) error {
 				told = append(told, storePaths...)
-				if !comesBack {
-					return nil
+				if elsewhere == tt.damaged {
+					t.Errorf("told that it is elsewhere: %v", elsewhere)
 				}
-				return m.target().Reinstate(removal, bincache.HashPart(storePath("lib")))
+				if tt.comesBack {
+					return m.target().Reinstate(removal, bincache.HashPart(storePath("lib")))
+				}
+				if !elsewhere {
+					return m.target().Withdraw(removal, bincache.HashPart(storePath("app")))
+				}
+				return nil
 			}
 			err := m.runAgain(t.Context(), before)
-			if comesBack != (err == nil) || !slices.Equal(told, []string{storePath("lib")}) {
+			if wrong := !tt.comesBack && tt.damaged; wrong != (err != nil) || !slices.Equal(told, []string{storePath("lib")}) {
 				t.Errorf("error is %v, told of %q", err, told)
+			}
+			relying := 0
+			if !tt.comesBack && !tt.damaged {
+				relying = 1
+			}
+			if m.result.Relying != relying {
+				t.Errorf("%d rely on others, want %d", m.result.Relying, relying)
+			}
+
+			// Who merges again finds nothing to do.
+			was := snapshot(t, target)
+			_, err = mergeIn(t.Context(), target, source)
+			must(t, err)
+			if !maps.Equal(was, snapshot(t, target)) {
+				t.Error("merging again changes something")
 			}
 		})
 	}

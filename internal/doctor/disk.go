@@ -12,6 +12,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/nix-larder/larder/internal/bincache"
 	"github.com/nix-larder/larder/queue"
 )
 
@@ -158,7 +159,7 @@ func (s *Setup) space(what, dir string, minFree uint64) []Finding {
 		f.What = fmt.Sprintf("the disk of the %s is full: %s", what, d.left())
 	case d.free < minFree:
 		f.Severity = Problem
-		f.What = fmt.Sprintf("workers pause: the disk of the %s has %s, of which %s are to stay free (--min-free)", what, d.left(), humanize.IBytes(minFree))
+		f.What = fmt.Sprintf("workers pause: %s (--min-free)", bincache.RoomText(int64(d.free), int64(minFree)))
 		f.Why = "nothing is copied until there is room; then it goes on by itself, and builds go on meanwhile"
 		f.Advice = "larder gc --max-size SIZE makes room in the cache; or use a larger disk, or larder init --min-free SIZE"
 	case d.free < littleSpace, d.countsInodes && d.inodes < fewInodes:

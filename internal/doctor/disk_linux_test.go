@@ -83,7 +83,7 @@ func TestWorkerThatPausesForRoomIsFound(t *testing.T) {
 	s.not(t, checkDisks, "workers pause")
 	filler := filepath.Join(dir, "filler")
 	must(t, os.WriteFile(filler, make([]byte, 5<<20), 0o644))
-	f := s.of(t, checkDisks, "workers pause: the disk of the cache has 3.0 MiB left, of which 4.0 MiB are to stay free")
+	f := s.of(t, checkDisks, "workers pause: 3.0 MiB are left on the cache's disk, of which 4.0 MiB are to stay free")
 	if f.Severity != Problem || !strings.Contains(f.Advice, "larder gc") {
 		t.Errorf("found %s", show([]Finding{f}))
 	}

@@ -93,6 +93,10 @@ type Setup struct {
 	Chain     []string
 	HookQueue string
 
+	// HooksEnded says that all of the chain are of sessions of larder run or start that have
+	// ended: hooks that do nothing, and stay for shells that have them in their environment.
+	HooksEnded bool
+
 	// Hooks are the hooks that were laid down for the queue, and can be executed.
 	Hooks []string
 }

@@ -58,6 +58,8 @@ func checkHook(_ context.Context, s *Setup) []Finding {
 		return append(findings, s.hookOfQueue(hook)...)
 	case s.Queue != nil:
 		return findings // that is what is told of
+	case hook != "" && s.HooksEnded:
+		return append(findings, fine("the hook %s does nothing, since its larder start has ended; larder run sets its own", hook)...)
 	case hook != "":
 		return append(findings, fine("larder run calls the hook %s after its own", hook)...)
 	}
@@ -178,8 +180,11 @@ func (s *Setup) hookOfQueue(hook string) []Finding {
 		return fine("the queue does without a hook (--watch-only)")
 	case hook != "" && s.HookQueue == s.Queue.File:
 		return s.queueSeen(hook, f)
-	case hook == "":
+	case hook == "" || s.HooksEnded:
 		f.What = "Nix has no post-build-hook"
+		if hook != "" {
+			f.What += fmt.Sprintf(" but %s, which does nothing, since its larder start has ended; a new shell does not have it", hook)
+		}
 		return one(s.layDown(f))
 	case s.HookQueue != "":
 		f.What = fmt.Sprintf("the hook %s is for another queue, %s", hook, s.HookQueue)

@@ -105,6 +105,21 @@ func TestNextHookThatNobodyCanExecuteIsFound(t *testing.T) {
 	s.isFine(t, checkHook)
 }
 
+// A shell keeps the hook of a larder start that has ended.
+func TestHookOfAnEndedSessionIsNone(t *testing.T) {
+	s := newSite(t)
+	s.otherHook(t, s.Hooks[0], "")
+	s.HooksEnded = true
+	f := s.finds(t, checkHook, Warning, "no post-build-hook but "+s.Hooks[0])
+	if len(f.NixConf) != 1 {
+		t.Errorf("nothing is said about nix.conf: %+v", f)
+	}
+	hook := s.Hooks[0]
+	s.forRun(t)
+	s.otherHook(t, hook, "")
+	s.isFine(t, checkHook)
+}
+
 func TestOfSeveralHooksInitNamesTheNewest(t *testing.T) {
 	s := newSite(t)
 	s.otherHook(t, "", "")
