@@ -61,7 +61,7 @@ type machine struct {
 func newMachine(t *testing.T, n nix, conf ...string) *machine {
 	t.Helper()
 	n.need(t)
-	m := &machine{nix: n, dir: tempDir(t), user: root, timeout: 2 * time.Minute}
+	m := &machine{nix: n, dir: tempDir(t), user: root, timeout: tooLong}
 	m.populate(t)
 	m.configure(t, append([]string{
 		"sandbox = false",
@@ -191,8 +191,8 @@ func (m *machine) with(env ...string) *machine {
 	return &view
 }
 
-// within returns the machine with another time limit for commands. It is two
-// minutes otherwise.
+// within returns the machine with another time limit for commands. It is tooLong
+// otherwise.
 func (m *machine) within(limit time.Duration) *machine {
 	view := *m
 	view.timeout = limit
