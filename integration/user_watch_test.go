@@ -15,7 +15,7 @@ import (
 // on a machine where root has done nothing for larder. conf are lines of nix.conf.
 func userWatcher(t *testing.T, n nix, conf ...string) (l *larder, nixDaemon *process) {
 	t.Helper()
-	m := newMachine(t, n, conf...)
+	m := newMachine(t, n, conf...).with(patient)
 	must(t, os.Chmod(m.host(alice.home), 0o700))
 	nixDaemon = m.startDaemon(t)
 	l = &larder{
