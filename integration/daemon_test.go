@@ -70,7 +70,7 @@ func TestDaemonFinishesWhatItHasInHand(t *testing.T) {
 			t.Parallel()
 			l := newLarder(t, nixes[0])
 			path, release := l.stickyJob(t)
-			d := l.startWorker(t)
+			d := l.startWorker(t, "--stop-timeout", "1h")
 			l.inHand(t)
 			d.signal(t, sig)
 			d.waitFor(t, "msg=draining")

@@ -198,9 +198,13 @@ func TestNewSchemaMakesJobsWait(t *testing.T) {
 		d.waitFor(t, why)
 		d.waitFor(t, "registrations could not be looked at")
 		d.waitFor(t, "pausing")
-		waits := func() bool { return l.status(t).Waiting == 1 }
+		var s status
+		waits := func() bool {
+			s = l.status(t)
+			return s.Waiting == 1
+		}
 		eventually(t, "the job to wait", waits)
-		if j := l.status(t).Jobs[0]; j.Path != heard || j.Attempts != 0 || !strings.Contains(j.Error, why) {
+		if j := s.Jobs[0]; j.Path != heard || j.Attempts != 0 || !strings.Contains(j.Error, why) {
 			t.Errorf("job is %+v", j)
 		}
 		stdout, stderr, exit := l.tryRun(t, "larder", "status")
