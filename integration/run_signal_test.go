@@ -252,25 +252,39 @@ func TestInterruptedRunEndsSoon(t *testing.T) {
 			if !again && os.Getenv("LARDER_LONG") != "1" {
 				t.Skip("takes five seconds of a processor")
 			}
-			j, p := bigJob(t, 256, "--compression", "zstd:13", "--workers", "1") // for long
-			p.signal(t, syscall.SIGINT)
-			begin := time.Now()
+			limit := 8 * time.Second
 			if again {
-				eventually(t, "the command to end", func() bool { return len(childrenOf(t, p)) == 0 })
-				p.signal(t, syscall.SIGINT)
+				limit = 5 * time.Second // who has not heard the second one takes them all
 			}
-			o := j.ends(t, p)
-			took := time.Since(begin)
-			t.Logf("took %v", took)
-			if o.exit != 130 || o.report.LeftOver != 1 || len(j.cached(t)) != 0 {
-				t.Errorf("exit %d, report %+v: %v", o.exit, o.report, p)
+			for range 3 { // a busy machine may be late, but not each time
+				if interrupted(t, again) < limit {
+					return
+				}
 			}
-			if again && took > 4*time.Second || took > 8*time.Second {
-				t.Errorf("took %v", took)
-			}
-			j.leftNothing(t)
+			t.Errorf("takes more than %v", limit)
 		})
 	}
+}
+
+// interrupted interrupts a run that has much in hand, once or again, and returns how
+// long it takes to end.
+func interrupted(t *testing.T, again bool) (took time.Duration) {
+	t.Helper()
+	j, p := bigJob(t, 256, "--compression", "zstd:13", "--workers", "1") // for long
+	p.signal(t, syscall.SIGINT)
+	begin := time.Now()
+	if again {
+		eventually(t, "the command to end", func() bool { return len(childrenOf(t, p)) == 0 })
+		p.signal(t, syscall.SIGINT)
+	}
+	o := j.ends(t, p)
+	took = time.Since(begin)
+	t.Logf("took %v", took)
+	if o.exit != 130 || o.report.LeftOver != 1 || len(j.cached(t)) != 0 {
+		t.Errorf("exit %d, report %+v: %v", o.exit, o.report, p)
+	}
+	j.leftNothing(t)
+	return took
 }
 
 // draining is a run whose cache lets nothing in, and whose command is about to end.
