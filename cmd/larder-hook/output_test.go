@@ -25,6 +25,7 @@ func TestReaderMayBeGone(t *testing.T) {
 		finish(t, cmd)
 
 		// So may he be when time is up.
+		delete(s.env, "LARDER_HOOK_DEADLINE")
 		s.env["DRV_PATH"] = s.path("x.drv")
 		must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
 		s.env["LARDER_QUEUE"] = s.file
@@ -51,6 +52,7 @@ func TestReaderMayHaveStoppedReading(t *testing.T) {
 			s.trouble()
 			if s.env["DRV_PATH"] = drv; drv != "" {
 				must(t, syscall.Mkfifo(drv, 0o644))
+				delete(s.env, "LARDER_HOOK_DEADLINE")
 				s.env["LARDER_QUEUE"] = s.file
 			}
 			cmd := s.command(t)

@@ -43,20 +43,21 @@ func TestDeadlineIsKept(t *testing.T) {
 			"derivation hangs": {func(t *testing.T, s *site) {
 				s.env["DRV_PATH"] = s.path("x.drv")
 				must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
-			}, "gave up after 250ms while reading the derivation", 1},
+			}, "gave up after 1s while reading the derivation", 1},
 			"name of the queue hangs": {func(t *testing.T, s *site) {
 				delete(s.env, "LARDER_QUEUE")
 				must(t, syscall.Mkfifo(filepath.Join(s.dir, "larder-hook.queue"), 0o644))
-			}, "gave up after 250ms while finding the queue", 0},
+			}, "gave up after 1s while finding the queue", 0},
 			"Nix hangs": {func(t *testing.T, s *site) {
 				s.env["DRV_PATH"] = s.path("none.drv")
 				must(t, os.MkdirAll(filepath.Join(s.state, "db"), 0o755))
 				must(t, syscall.Mkfifo(filepath.Join(s.state, "db", "schema"), 0o644))
-			}, "gave up after 250ms while reading the derivation", 1},
+			}, "gave up after 1s while reading the derivation", 1},
 		} {
 			t.Run(name, func(t *testing.T) {
 				s, q := newSiteWithQueue(t)
 				must(t, q.Close())
+				s.env["LARDER_HOOK_DEADLINE"] = "1s" // of which it waits for the queue for more than half
 				test.block(t, s)
 				cmd := s.command(t)
 				cmd.Args[0] = filepath.Join(s.dir, "larder-hook")
@@ -74,6 +75,8 @@ func TestDeadlineMayBeSet(t *testing.T) {
 	s, _ := newSiteWithQueue(t)
 	s.env["DRV_PATH"] = s.path("x.drv")
 	must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
+	delete(s.env, "LARDER_HOOK_DEADLINE")
+	wantSays(t, s.run(t), "gave up after 250ms while")
 	s.env["LARDER_HOOK_DEADLINE"] = "70ms"
 	wantSays(t, s.run(t), "gave up after 70ms while")
 	wantSays(t, s.run(t, "--deadline", "50ms"), "gave up after 50ms while")
