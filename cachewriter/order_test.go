@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/fsnotify/fsnotify"
 
@@ -113,8 +112,8 @@ func TestLateReferrerIsNotForgotten(t *testing.T) {
 			second := copyAsync(t.Context(), w, top)
 			trouble.Eventually(t, "both are in the window", func() bool { return len(w.room) == 2 })
 			release()
-			must(t, within(t, 20*time.Second, "first Copy", first))
-			must(t, within(t, 20*time.Second, "second Copy", second))
+			must(t, within(t, "first Copy", first))
+			must(t, within(t, "second Copy", second))
 			f.has(t, base, top)
 			f.check(t)
 		})
@@ -144,7 +143,7 @@ func TestNothingCountsAsCompleteBeforeItsReferences(t *testing.T) {
 	default:
 	}
 	release()
-	must(t, within(t, 20*time.Second, "Copy", done))
+	must(t, within(t, "Copy", done))
 	if p := w.Progress(); p.Done != 9 {
 		t.Errorf("progress is %+v, want 9 done", p)
 	}
@@ -183,7 +182,7 @@ func TestWindowIsBounded(t *testing.T) {
 	}
 	w.mu.Unlock()
 	release()
-	must(t, within(t, 60*time.Second, "Copy", done))
+	must(t, within(t, "Copy", done))
 	f.has(t, top)
 	f.check(t)
 }
@@ -200,8 +199,8 @@ func TestCloseDoesNotWaitForTheLock(t *testing.T) {
 	trouble.Eventually(t, "the publisher waits for the lock", func() bool { _, err := os.Stat(nar); return err == nil })
 	closed := make(chan struct{})
 	go func() { w.Close(); close(closed) }()
-	within(t, 5*time.Second, "Close", closed)
-	if err := within(t, 5*time.Second, "Copy", done); !errors.Is(err, context.Canceled) {
+	within(t, "Close", closed)
+	if err := within(t, "Copy", done); !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v, want context.Canceled", err)
 	}
 	if left := unfinished(t, f.dir); len(left) > 0 {
@@ -244,7 +243,7 @@ func TestForgetMakesItLookAgain(t *testing.T) {
 	trouble.Eventually(t, "all have been looked at", func() bool { return len(w.room) == 2 })
 	w.Forget()
 	release()
-	must(t, within(t, 20*time.Second, "Copy", done))
+	must(t, within(t, "Copy", done))
 	if p := w.Progress(); p.Done != 3 {
 		t.Errorf("progress is %+v, want 3 done", p)
 	}
@@ -268,7 +267,7 @@ func TestCallsShareDumps(t *testing.T) {
 		calls = append(calls, copyAsync(t.Context(), w, closure[count-1-i%4]))
 	}
 	for _, call := range calls {
-		must(t, within(t, 60*time.Second, "Copy", call))
+		must(t, within(t, "Copy", call))
 	}
 	made := 0
 	for len(watcher.Events) > 0 {
