@@ -213,10 +213,10 @@ func TestRunEndsWithItsTerminal(t *testing.T) {
 }
 
 // bigJob is a run whose command has built something that takes long to copy, and waits.
-func bigJob(t *testing.T, size int, flags ...string) (j *ciJob, p *process) {
+func bigJob(t *testing.T, flags ...string) (j *ciJob, p *process) {
 	t.Helper()
 	j = provider{nixes[0], roles[0]}.job(t, "")
-	expr := fmt.Sprintf(`import /larder/graphs/derive.nix "big" { } "head -c %dM /dev/urandom > $out"`, size)
+	const expr = `import /larder/graphs/derive.nix "big" { } "head -c 256M /dev/urandom > $out"`
 	command := []string{"sh", "-c", "nix-build --no-out-link --expr '" + expr + "'; exec sleep 1000"}
 	p = j.start(t, slices.Insert(j.around(command...), 2, flags...)...)
 	eventually(t, "the copy to begin", func() bool {
@@ -232,8 +232,18 @@ func TestInterruptFinishesWhatIsInHand(t *testing.T) {
 	for name, sig := range map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			j, p := bigJob(t, 16) // it has five seconds, of a machine that does more than this
+			j := provider{nixes[0], roles[0]}.job(t, "")
+			j.runs(t, "true") // makes the cache
+			release := j.stick(t)
+			p := j.start(t, j.around("sh", "-c", "nix-build --no-out-link --option substituters '' --expr '"+oneExpr("sticky")+"'; exec sleep 1000")...)
+			eventually(t, "the job to be in hand", func() bool {
+				nars, err := filepath.Glob(filepath.Join(j.cache, "nar", "*.nar*"))
+				must(t, err)
+				return len(nars) > 0 && strings.Contains(p.stdout.String(), "-sticky\n")
+			})
 			p.signal(t, sig)
+			eventually(t, "the command to end", func() bool { return len(childrenOf(t, p)) == 0 })
+			release() // from here on it has most of five seconds, and takes a moment
 			if o := j.ends(t, p); o.exit != 128+int(sig) || o.report.LeftOver != 0 || o.report.Done != 1 {
 				t.Errorf("exit %d, report %+v: %v", o.exit, o.report, p)
 			}
@@ -270,7 +280,7 @@ func TestInterruptedRunEndsSoon(t *testing.T) {
 // long it takes to end.
 func interrupted(t *testing.T, again bool) (took time.Duration) {
 	t.Helper()
-	j, p := bigJob(t, 256, "--compression", "zstd:13", "--workers", "1") // for long
+	j, p := bigJob(t, "--compression", "zstd:13", "--workers", "1") // for long
 	p.signal(t, syscall.SIGINT)
 	begin := time.Now()
 	if again {
