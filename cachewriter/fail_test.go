@@ -217,9 +217,7 @@ func TestOthersGoOnWhenACallIsCanceled(t *testing.T) {
 		}
 		return n
 	}
-	first := copyAsync(ctx, w, shared)
-	trouble.Eventually(t, "it is being dumped", func() bool { return waiting() == 1 })
-	second := copyAsync(t.Context(), w, shared)
+	first, second := copyAsync(ctx, w, shared), copyAsync(t.Context(), w, shared)
 	trouble.Eventually(t, "both wait for it", func() bool { return waiting() == 2 })
 	cancel()
 	if err := within(t, "canceled Copy", first); !errors.Is(err, context.Canceled) {
