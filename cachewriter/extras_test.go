@@ -225,7 +225,7 @@ func TestListingComesBeforeItsNarInfo(t *testing.T) {
 		var e fsnotify.Event
 		select {
 		case e = <-watcher.Events:
-		case <-time.After(20 * time.Second):
+		case <-time.After(tooLong):
 			t.Fatalf("saw %d narinfos, want 50", narInfos)
 		}
 		appeared[e.Name] = true
@@ -305,7 +305,7 @@ func TestListingOfASlowerWriterIsTakenBack(t *testing.T) {
 	must(t, os.WriteFile(nar, contents, 0o644))
 	must(t, os.WriteFile(narInfo, text, 0o644))
 	release()
-	must(t, within(t, 20*time.Second, "Copy", done))
+	must(t, within(t, "Copy", done))
 	if got, err := os.ReadFile(narInfo); string(got) != string(text) || f.cache.Has(name) {
 		t.Errorf("narinfo is %s, %v; there is a listing: %t", got, err, f.cache.Has(name))
 	}

@@ -227,14 +227,17 @@ func unfinished(t testing.TB, dir string) (names []string) {
 	return names
 }
 
-// within returns what comes through a channel, which must not take long.
-func within[T any](t testing.TB, d time.Duration, what string, c <-chan T) T {
+// tooLong is after what time a test takes something for hanging.
+const tooLong = 3 * time.Minute
+
+// within returns what comes through a channel, which must not take too long.
+func within[T any](t testing.TB, what string, c <-chan T) T {
 	t.Helper()
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(d):
-		t.Fatalf("%s took longer than %v", what, d)
+	case <-time.After(tooLong):
+		t.Fatalf("%s took longer than %v", what, tooLong)
 		panic("unreachable")
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/nix-larder/larder/internal/nixstore"
 	"github.com/nix-larder/larder/internal/trouble"
@@ -269,8 +268,8 @@ func TestConcurrentCallsAreCutAlike(t *testing.T) {
 		return w.unlooked == 0 && waiting(w) == 2
 	})
 	release()
-	wantLeftOut(t, within(t, 20*time.Second, "first Copy", first), m.left)
-	wantLeftOut(t, within(t, 20*time.Second, "second Copy", second), m.left)
+	wantLeftOut(t, within(t, "first Copy", first), m.left)
+	wantLeftOut(t, within(t, "second Copy", second), m.left)
 	f.has(t, m.base, m.sibling)
 	f.hasNot(t, m.left, m.right, m.top)
 	if n := len(w.room); n != 0 {

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asHookVar) == "" {
 		os.Exit(m.Run())
 	}
-	if err := Run(background, Config{Argv0: os.Args[0], Getenv: os.Getenv, Busy: 5 * time.Second}); err != nil {
+	if err := Run(background, Config{Argv0: os.Args[0], Getenv: os.Getenv, Busy: time.Minute}); err != nil {
 		fmt.Println(OneLine(err))
 	}
 	os.Exit(0)
@@ -68,7 +68,7 @@ func (s *site) drv(t *testing.T, name string, outputs ...string) string {
 }
 
 func (s *site) config() Config {
-	return Config{Getenv: func(name string) string { return s.env[name] }, Busy: 5 * time.Second}
+	return Config{Getenv: func(name string) string { return s.env[name] }, Busy: time.Minute}
 }
 
 // run runs a hook with OUT_PATHS, and returns what it says.

@@ -239,7 +239,7 @@ func TestRootSurvivesAWorkerThatFinishesMeanwhile(t *testing.T) {
 // The same, at random.
 func TestNoRowIsWithoutItsRoot(t *testing.T) {
 	s, q := newSiteWithQueue(t)
-	db, err := sql.Open("sqlite3", "file:"+s.File+"?_txlock=immediate&_busy_timeout=5000")
+	db, err := sql.Open("sqlite3", "file:"+s.File+"?_txlock=immediate&_busy_timeout=60000")
 	must(t, err)
 	defer db.Close()
 	stop := make(chan struct{})

@@ -59,10 +59,10 @@ func (m *machine) reconfigure(t *testing.T, old, new string) {
 // root.
 func TestHookThatWasThereBeforeGoesOnBeingCalled(t *testing.T) {
 	eachNix(t, func(t *testing.T, n nix) {
-		m := newMachine(t, n)
+		m := newMachine(t, n).with(patient)
 		other := m.addOtherHook(t)
 		nixDaemon := m.startDaemon(t)
-		l := &larder{machine: m.as(alice).with(patient), cache: m.host("/home/alice/cache"), queue: "/home/alice/q/queue.db"}
+		l := &larder{machine: m.as(alice), cache: m.host("/home/alice/cache"), queue: "/home/alice/q/queue.db"}
 		init := []string{"larder", "init", "--queue", l.queue, "--cache", "/home/alice/cache"}
 		stdout, stderr, exit := l.tryRun(t, init...)
 		told := "larder: /etc/nix/nix.conf has post-build-hook = " + other + ", which larder's hook calls after itself from now on\n"
@@ -180,7 +180,7 @@ func TestInitMakesNoCircleOfHooks(t *testing.T) {
 				l.conf = l.with("PATH=/larder/bin").lines(t, "/larder/bin/larder", "init", "--cache", l.cache)
 				return l.hook(t)
 			}
-			must(t, os.WriteFile(m.host("/root/around"), []byte("#!/bin/sh\n/var/lib/larder/larder-hook/larder-hook --queue "+l.queue+"\n"), 0o755))
+			writeScript(t, m.host("/root/around"), "/var/lib/larder/larder-hook/larder-hook --queue "+l.queue)
 			init()
 			l.configure(t, "post-build-hook = "+hook)
 			if got := init(); got != hook {

@@ -197,9 +197,7 @@ func (g *githubRunner) succeeds(t *testing.T) {
 		t.Fatalf("exit %d, want 0:\n%s", exit, g.transcript.String())
 	}
 	g.isBuilt(t)
-	if running := strings.Join(g.processes(), "\n"); strings.Contains(running, "larder") {
-		t.Errorf("still running:\n%s", running)
-	}
+	g.nothingRunsOf(t, "larder")
 }
 
 // saved returns the keys of what is in GitHub's cache.

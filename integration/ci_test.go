@@ -164,9 +164,7 @@ func (j recipeJob) isBuilt(t *testing.T) {
 // nothingRuns fails the test if the job has left a process.
 func (j recipeJob) nothingRuns(t *testing.T) {
 	t.Helper()
-	if running := j.processes(); running != nil {
-		t.Errorf("still running: %q", running)
-	}
+	j.nothingRunsOf(t, "")
 }
 
 // expand replaces $NAME and ${NAME}, as providers do with variables in variables.

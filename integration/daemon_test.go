@@ -70,7 +70,7 @@ func TestDaemonFinishesWhatItHasInHand(t *testing.T) {
 			t.Parallel()
 			l := newLarder(t, nixes[0])
 			path, release := l.stickyJob(t)
-			d := l.startWorker(t)
+			d := l.startWorker(t, "--stop-timeout", "1h")
 			l.inHand(t)
 			d.signal(t, sig)
 			d.waitFor(t, "msg=draining")
@@ -266,7 +266,7 @@ func (l *larder) remake(t *testing.T, d *process, remove string) {
 		return info.Sys().(*syscall.Stat_t).Ino
 	}
 	before, now := inode(), uint64(0)
-	d.signal(t, syscall.SIGSTOP)
+	l.freezeIdle(t, d)
 	for try := 0; try < 5 && now != before; try++ {
 		l.run(t, "sh", "-euc", remove+"; exec larder init", "-", l.cache)
 		now = inode()

@@ -41,8 +41,6 @@ func TestDemoRunsTwice(t *testing.T) {
 		if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
 			t.Errorf("left behind in TMPDIR: %v, %v", left, err)
 		}
-		if running := m.processes(); running != nil {
-			t.Errorf("still running: %q", running)
-		}
+		m.nothingRunsOf(t, "")
 	}
 }

@@ -143,9 +143,7 @@ func TestMachineEndsWhatRunsInIt(t *testing.T) {
 		m := newMachine(t, nixes[0])
 		m.run(t, "sh", "-c", "sleep 1000 >/dev/null 2>&1 &")
 		p := m.start(t, "sleep", "2000")
-		if got, want := m.processes(), []string{"sleep 1000", "sleep 2000"}; !slices.Equal(got, want) {
-			t.Errorf("running: %q, want %q", got, want)
-		}
+		eventually(t, "both to run", func() bool { return slices.Equal(m.processes(), []string{"sleep 1000", "sleep 2000"}) })
 		var err error
 		namespace, err = os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", p.cmd.Process.Pid))
 		must(t, err)

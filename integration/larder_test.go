@@ -28,7 +28,7 @@ const rootsQueue = "/var/lib/larder/queue.db"
 // patient makes hooks wait for as long as a slow machine needs. Tests have it
 // that want rows: with roots alone, which is what a hurried hook may leave, the
 // outcome is the same, but not what happens on the way.
-const patient = "LARDER_HOOK_DEADLINE=30s"
+const patient = "LARDER_HOOK_DEADLINE=5m"
 
 // newLarder makes a machine, has larder init set it up for root, and puts the
 // very lines that init prints into nix.conf. args are further ones for init.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -61,7 +62,7 @@ type machine struct {
 func newMachine(t *testing.T, n nix, conf ...string) *machine {
 	t.Helper()
 	n.need(t)
-	m := &machine{nix: n, dir: tempDir(t), user: root, timeout: 2 * time.Minute}
+	m := &machine{nix: n, dir: tempDir(t), user: root, timeout: tooLong}
 	m.populate(t)
 	m.configure(t, append([]string{
 		"sandbox = false",
@@ -191,8 +192,8 @@ func (m *machine) with(env ...string) *machine {
 	return &view
 }
 
-// within returns the machine with another time limit for commands. It is two
-// minutes otherwise.
+// within returns the machine with another time limit for commands. It is tooLong
+// otherwise.
 func (m *machine) within(limit time.Duration) *machine {
 	view := *m
 	view.timeout = limit
@@ -238,7 +239,8 @@ func (m *machine) configure(t *testing.T, lines ...string) {
 
 // startDaemon makes the machine a multi-user one: it starts its nix-daemon, with
 // build users, and returns when it accepts connections. From then on
-// m.as(alice).run(…) works. The daemon has next to no environment, as from systemd.
+// m.as(alice).run(…) works. The daemon has next to no environment, as from systemd: of
+// the machine's only how long hooks may take.
 func (m *machine) startDaemon(t *testing.T) *process {
 	t.Helper()
 	const users = "build-users-group = nixbld"
@@ -247,7 +249,13 @@ func (m *machine) startDaemon(t *testing.T) *process {
 	if !strings.Contains(string(conf), users) {
 		m.configure(t, users)
 	}
-	daemon := m.start(t, "env", "-i", "PATH="+machinePATH, "TMPDIR=/var/tmp", "nix-daemon", "--daemon")
+	env := []string{"PATH=" + machinePATH, "TMPDIR=/var/tmp"}
+	for _, variable := range m.env {
+		if strings.HasPrefix(variable, "LARDER_HOOK_DEADLINE=") {
+			env = append(env, variable)
+		}
+	}
+	daemon := m.start(t, slices.Concat([]string{"env", "-i"}, env, []string{"nix-daemon", "--daemon"})...)
 	eventually(t, "nix-daemon", func() bool {
 		if daemon.ended() {
 			t.Fatalf("ended at once: %v", daemon)

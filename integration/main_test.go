@@ -138,11 +138,15 @@ func tempDir(t *testing.T) string {
 	return dir
 }
 
-// eventually waits until the condition holds, and fails the test if it doesn't
-// in a minute. what completes the sentence "timed out waiting for …".
+// tooLong is after what time a test takes something for hanging. Nothing is measured by
+// it: machines are slow, and workers leave the processors to whoever else wants them.
+const tooLong = 5 * time.Minute
+
+// eventually waits until the condition holds, and fails the test if that takes longer
+// than tooLong. what completes the sentence "timed out waiting for …".
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(tooLong)
 	for !condition() {
 		if time.Now().After(deadline) {
 			t.Fatalf("timed out waiting for %s", what)

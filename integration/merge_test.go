@@ -191,7 +191,7 @@ func TestMergeKeepsTheFirstOfTwoBuilds(t *testing.T) {
 	if exit != 0 || !strings.HasPrefix(stdout, "added 1 entries") {
 		t.Errorf("exit %d, stdout %q", exit, stdout)
 	}
-	if want := "larder: warning: " + path + " is another one in " + caches[1] + "; kept that of " + caches[0] + "\n"; stderr != want {
+	if want := "larder: warning: " + path + " is another one in " + caches[1] + "; kept that of " + caches[0] + "\n"; withoutProgress(stderr) != want {
 		t.Errorf("stderr is %q, want %q", stderr, want)
 	}
 	if got, want := entries(t, cache)[path].nar, entries(t, caches[0])[path].nar; got != want {

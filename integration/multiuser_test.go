@@ -49,8 +49,6 @@ func TestRootsQueueGetsWhatOthersBuild(t *testing.T) {
 		l.startDaemon(t)
 		l.as(alice).build(t, standardGraph)
 		outs := l.outputs(t, l.derivations(t, standardGraph)...)
-		// The daemon's hooks have the default deadline: of a hurried one only roots
-		// may be there.
 		if rooted := l.rooted(t); !slices.Equal(rooted, outs) {
 			t.Errorf("rooted is %q, want %q", rooted, outs)
 		}
@@ -71,11 +69,11 @@ func TestRootsQueueGetsWhatOthersBuild(t *testing.T) {
 // enter, and root put her lines into nix.conf.
 func alicesLarder(t *testing.T, n nix) (l *larder, nixDaemon *process) {
 	t.Helper()
-	m := newMachine(t, n)
+	m := newMachine(t, n).with(patient)
 	must(t, os.Chmod(m.host(alice.home), 0o700))
 	nixDaemon = m.startDaemon(t)
 	l = &larder{
-		machine: m.as(alice).with(patient),
+		machine: m.as(alice),
 		cache:   m.host("/home/alice/cache"), // where the host sees it
 		queue:   "/home/alice/q/queue.db",
 	}

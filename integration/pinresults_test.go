@@ -143,7 +143,7 @@ func TestPinStaysAsItWasWhereNotAllIsWell(t *testing.T) {
 		t.Errorf("exit %d, %s", exit, stderr)
 	}
 	release := j.stick(t)
-	_, o := j.pins(t, append([]string{"--deadline", "300ms"}, main...), "nix-build", "--no-out-link", "--option", "substituters", "", "--expr", oneExpr("sticky"))
+	_, o := j.pins(t, append([]string{"--deadline", "3s"}, main...), "nix-build", "--no-out-link", "--option", "substituters", "", "--expr", oneExpr("sticky"))
 	if o.exit != 0 || !strings.Contains(o.stderr, "-sticky is a result, and can't be copied: the end came first") {
 		t.Errorf("exit %d, %s", o.exit, o.stderr)
 	}

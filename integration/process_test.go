@@ -218,6 +218,15 @@ func (m *machine) processes() []string {
 	return slices.Sorted(slices.Values(lines))
 }
 
+// nothingRunsOf waits until no process is left in the machine with that in its command
+// line. A worker gives up its lock, which others wait for, and then ends.
+func (m *machine) nothingRunsOf(t *testing.T, name string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("processes with %q in their command lines to end", name), func() bool {
+		return !slices.ContainsFunc(m.processes(), func(line string) bool { return strings.Contains(line, name) })
+	})
+}
+
 // A buffer is a bytes.Buffer that may be read while a process writes to it.
 type buffer struct {
 	mu  sync.Mutex

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -25,7 +26,7 @@ func (r refusal) of(t *testing.T, m *machine, args ...string) {
 	if stdout != "" {
 		t.Errorf("%s: stdout is %q, want nothing", command, stdout)
 	}
-	lines := strings.Split(strings.TrimSuffix(stderr, "\n"), "\n")
+	lines := strings.Split(strings.TrimSuffix(withoutProgress(stderr), "\n"), "\n")
 	if len(lines) != 2 || !strings.HasPrefix(lines[0], "larder: error: ") || !strings.HasPrefix(lines[1], "larder: hint: ") {
 		t.Errorf("%s: stderr is not an error and a hint:\n%s", command, stderr)
 		return
@@ -37,6 +38,11 @@ func (r refusal) of(t *testing.T, m *machine, args ...string) {
 		t.Errorf("%s: hint is %q, want %q in it", command, lines[1], r.hint)
 	}
 }
+
+var progressLine = regexp.MustCompile(`(?m)^larder: \d+( of \d+)? paths(, .*)?\n`)
+
+// withoutProgress leaves out what is said where a command takes some seconds.
+func withoutProgress(stderr string) string { return progressLine.ReplaceAllString(stderr, "") }
 
 // changesNothing runs what is refused, and compares what is on the disk.
 func (r refusal) changesNothing(t *testing.T, m *machine, args ...string) {

@@ -72,7 +72,7 @@ type provider struct {
 // job makes a machine. saved is a directory of an earlier job, or "".
 func (p provider) job(t *testing.T, saved string) *ciJob {
 	t.Helper()
-	m := newMachine(t, p.nix, p.role.conf...)
+	m := newMachine(t, p.nix, p.role.conf...).with(patient)
 	if p.role.daemon {
 		m.startDaemon(t)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 )
@@ -58,9 +57,7 @@ func (j *ciJob) leftOnlyAHook(t *testing.T) {
 			t.Errorf("left behind: %s", trace)
 		}
 	}
-	if left := j.processes(); slices.ContainsFunc(left, func(line string) bool { return strings.Contains(line, "larder") }) {
-		t.Errorf("still running: %q", left)
-	}
+	j.nothingRunsOf(t, "larder")
 }
 
 func TestJobOfThreeSteps(t *testing.T) {

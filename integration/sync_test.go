@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // planned returns what larder sync would queue, sorted.
@@ -166,7 +165,7 @@ func TestSyncDecidesWithoutReadingTheStore(t *testing.T) {
 		select printf('/nix/store/%032d-nowhere', i), printf('sha256:%064d', i), 1, 1000, 1 from numbers`, count)
 	must(t, err)
 	must(t, db.Close())
-	l := &larder{machine: m.within(time.Minute), cache: filepath.Join(tempDir(t), "cache"), queue: rootsQueue}
+	l := &larder{machine: m, cache: filepath.Join(tempDir(t), "cache"), queue: rootsQueue}
 	l.run(t, "larder", "init", "--cache", l.cache, "--watch-only")
 	must(t, os.Rename(m.host("/nix/store"), m.host("/nix/away"))) // nobody looks there
 

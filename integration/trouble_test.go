@@ -56,15 +56,18 @@ func TestJobWaitsUntilThereIsSpace(t *testing.T) {
 		l := newSmallLarder(t, n)
 		l.fill(t)
 		path := l.build(t, "--expr", incompressible("big"))[0]
-		refusal{3, "the timeout passed with 1 jobs left over", "larder drain goes on"}.ofDrain(t, l, "--timeout", "2s")
-		waits := func() {
+		waits := func() bool { // after it was tried
 			t.Helper()
 			jobs := l.status(t).Jobs
-			if len(jobs) != 1 || jobs[0].Path != path || jobs[0].State != "waiting" || jobs[0].Attempts != 0 || !strings.Contains(jobs[0].Error, "no space left on device") {
-				t.Errorf("jobs are %+v", jobs)
+			if len(jobs) != 1 || jobs[0].Path != path || jobs[0].Attempts != 0 {
+				t.Fatalf("jobs are %+v", jobs)
 			}
+			return jobs[0].State == "waiting" && strings.Contains(jobs[0].Error, "no space left on device")
 		}
-		waits()
+		eventually(t, "a drain to try the job", func() bool {
+			refusal{3, "the timeout passed with 1 jobs left over", "larder drain goes on"}.ofDrain(t, l, "--timeout", "2s")
+			return waits()
+		})
 		equalPaths(t, "roots", l.rooted(t), []string{path})
 		for _, pattern := range []string{"*.narinfo", "nar/*.nar*", ".larder/tmp/[^.]*"} {
 			must(t, l.inside(func() error {
@@ -78,8 +81,7 @@ func TestJobWaitsUntilThereIsSpace(t *testing.T) {
 
 		d := l.startWorker(t)
 		d.waitFor(t, "no space left on device")
-		eventually(t, "the job to wait again", func() bool { return l.status(t).Waiting == 1 })
-		waits()
+		eventually(t, "the job to wait again", waits)
 		l.makeSpace(t)
 		eventually(t, "the worker", func() bool { return len(l.queued(t)) == 0 })
 		l.nothingLeft(t)

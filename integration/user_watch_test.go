@@ -15,7 +15,7 @@ import (
 // on a machine where root has done nothing for larder. conf are lines of nix.conf.
 func userWatcher(t *testing.T, n nix, conf ...string) (l *larder, nixDaemon *process) {
 	t.Helper()
-	m := newMachine(t, n, conf...)
+	m := newMachine(t, n, conf...).with(patient)
 	must(t, os.Chmod(m.host(alice.home), 0o700))
 	nixDaemon = m.startDaemon(t)
 	l = &larder{
@@ -172,8 +172,13 @@ func TestLinksOfAUserKeepWhatIsQueued(t *testing.T) {
 		l.as(bob).run(t, "rm", "result")
 		l.asRoot().collectGarbage(t)
 		hasPaths(t, "store", l.asRoot().validPaths(t), want)
-		s := l.fullStatus(t)
-		if !s.WeakRoots || s.Roots != len(l.linked(t)) || s.Waiting+s.Claimed != len(l.linked(t)) {
+		var s fullStatus
+		eventually(t, "a job for each link, which comes first", func() bool {
+			s = l.fullStatus(t)
+			links := len(l.linked(t))
+			return s.Roots == links && s.Waiting+s.Claimed == links
+		})
+		if !s.WeakRoots {
 			t.Errorf("status is %+v", s)
 		}
 		if text := l.run(t, "larder", "status", "--queue", l.queue); !strings.Contains(text, "by links that nix-store makes") {

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"database/sql"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -181,7 +182,7 @@ func TestNewSchemaMakesJobsWait(t *testing.T) {
 		l.settles(t)
 		// Whoever has it open reads on for a minute at most.
 		eventually(t, "Nix's database to be closed", func() bool {
-			d.freeze(t)
+			l.freezeIdle(t, d)
 			if !d.opens(t, "/nix/var/nix/db/db.sqlite") {
 				return true
 			}
@@ -198,9 +199,13 @@ func TestNewSchemaMakesJobsWait(t *testing.T) {
 		d.waitFor(t, why)
 		d.waitFor(t, "registrations could not be looked at")
 		d.waitFor(t, "pausing")
-		waits := func() bool { return l.status(t).Waiting == 1 }
+		var s status
+		waits := func() bool {
+			s = l.status(t)
+			return s.Waiting == 1
+		}
 		eventually(t, "the job to wait", waits)
-		if j := l.status(t).Jobs[0]; j.Path != heard || j.Attempts != 0 || !strings.Contains(j.Error, why) {
+		if j := s.Jobs[0]; j.Path != heard || j.Attempts != 0 || !strings.Contains(j.Error, why) {
 			t.Errorf("job is %+v", j)
 		}
 		stdout, stderr, exit := l.tryRun(t, "larder", "status")
@@ -228,6 +233,24 @@ func (p *process) freeze(t *testing.T) {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
 		must(t, err)
 		return strings.Contains(string(stat), ") T ")
+	})
+}
+
+// freezeIdle stops a daemon that is not writing to its queue: nobody else could.
+func (l *larder) freezeIdle(t *testing.T, d *process) {
+	t.Helper()
+	db, err := sql.Open("sqlite3", "file:"+l.host(l.queue)+"?mode=rw&_txlock=immediate&_busy_timeout=0")
+	must(t, err)
+	defer db.Close()
+	eventually(t, "the daemon to write nothing", func() bool {
+		d.freeze(t)
+		tx, err := db.Begin()
+		if err != nil {
+			d.signal(t, syscall.SIGCONT)
+			return false
+		}
+		must(t, tx.Rollback())
+		return true
 	})
 }
 

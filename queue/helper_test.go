@@ -65,7 +65,7 @@ func classify(err error) string {
 
 // verbAdd adds a path as a hook does.
 func verbAdd(file string) error {
-	q, err := OpenForHook(file, 5*time.Second)
+	q, err := OpenForHook(file, time.Minute)
 	if err != nil {
 		return err
 	}

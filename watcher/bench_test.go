@@ -1,6 +1,7 @@
 package watcher
 
 import (
+	"context"
 	"database/sql"
 	"fmt"
 	"log/slog"
@@ -96,7 +97,16 @@ func BenchmarkIdleLook(b *testing.B) {
 // while the watcher sleeps.
 func BenchmarkWake(b *testing.B) {
 	r := newBenchRig(b)
-	go Run(b.Context(), r.Config)
+	ctx, stop := context.WithCancel(b.Context())
+	stopped := make(chan struct{})
+	go func() {
+		_ = Run(ctx, r.Config)
+		close(stopped)
+	}()
+	b.Cleanup(func() { // before the files go that it writes
+		stop()
+		<-stopped
+	})
 	for b.Loop() {
 		r.register(b, 1)
 		want := fmt.Sprintf("%s/%032d-registered", r.Store.Dirs().Store, r.next)

@@ -197,7 +197,7 @@ func runWithoutInotify(args []string) error {
 	if err := trouble.Deny(syscall.SYS_INOTIFY_INIT1, syscall.EMFILE); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c, err := childConfig(ctx, args)
 	if err != nil {

@@ -271,7 +271,7 @@ func (w *running) stop(t *testing.T) error {
 	case err := <-w.done:
 		w.done <- err // for the cleanup
 		return err
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("Run goes on and on")
 		return nil
 	}

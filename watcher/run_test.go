@@ -52,11 +52,7 @@ func TestRegistrationIsQueuedAtOnce(t *testing.T) {
 		} else {
 			path = r.nix.Build(t, fmt.Sprintf(`build "built-%d" "echo built > $out" { }`, n))[0]
 		}
-		begin := time.Now()
 		trouble.Eventually(t, "it is a job", func() bool { return r.hasJob(path) })
-		if took := time.Since(begin); took > 5*time.Second {
-			t.Errorf("took %v", took)
-		}
 	}
 	if err := run.stop(t); !errors.Is(err, context.Canceled) {
 		t.Errorf("Run: %v, want context.Canceled", err)

@@ -105,16 +105,17 @@ func TestNothingOfLarderKeepsTheNextHook(t *testing.T) {
 			"derivation hangs": {func(t *testing.T, s *site) {
 				s.env["DRV_PATH"] = s.Path("x.drv")
 				must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
-			}, "gave up after 250ms while reading the derivation"},
+			}, "gave up after 1s while reading the derivation"},
 			"name of the queue hangs": {func(t *testing.T, s *site) {
 				delete(s.env, "LARDER_QUEUE")
 				must(t, syscall.Mkfifo(filepath.Join(s.Dir, "bin", "larder-hook.queue"), 0o644))
-			}, "gave up after 250ms while finding the queue"},
+			}, "gave up after 1s while finding the queue"},
 		} {
 			t.Run(name, func(t *testing.T) {
 				s, q := newSiteWithQueue(t)
 				must(t, q.Close())
 				hook := s.installed(t, "bin", "", s.script(t, "next", "#!/bin/sh\necho next\nexit 9\n"))
+				s.env["LARDER_HOOK_DEADLINE"] = "1s"
 				test.spoil(t, s)
 				stdout, stderr, exit := s.result(t, hook)
 				hooktest.WantSays(t, stderr, test.says)
@@ -129,7 +130,7 @@ func TestNothingOfLarderKeepsTheNextHook(t *testing.T) {
 // Whatever becomes of larder's part: somebody stops it, or kills it.
 func TestLardersPartMayBeStoppedOrKilled(t *testing.T) {
 	for sig, test := range map[syscall.Signal]struct{ deadline, says string }{
-		syscall.SIGSTOP: {"400ms", "killed: its deadline passed, and it did not end"},
+		syscall.SIGSTOP: {"3s", "killed: its deadline passed, and it did not end"},
 		syscall.SIGKILL: {"1m", "ended by signal 9"},
 		syscall.SIGSEGV: {"1m", "ended by a memory fault"},
 	} {

@@ -21,6 +21,7 @@ import (
 func TestCrowdLosesNothing(t *testing.T) {
 	const crowd = 64
 	s, q := newSiteWithQueue(t)
+	s.env["LARDER_HOOK_DEADLINE"] = "5s" // for 64 processes to start
 	lock, err := q.Lock()
 	must(t, err)
 	defer lock.Unlock()

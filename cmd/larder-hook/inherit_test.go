@@ -44,6 +44,7 @@ func TestNextHookFindsWhatNixGave(t *testing.T) {
 				makeQueueOf(t, s, nobody)
 			}},
 			"deadline": {spoil: func(t *testing.T, s *site) {
+				s.env["LARDER_HOOK_DEADLINE"] = "300ms"
 				s.env["DRV_PATH"] = s.Path("x.drv")
 				must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
 			}},
@@ -54,7 +55,6 @@ func TestNextHookFindsWhatNixGave(t *testing.T) {
 				if test.spoil != nil {
 					test.spoil(t, s)
 				}
-				s.env["LARDER_HOOK_DEADLINE"] = "300ms"
 				s.env["LARDER_CACHE"] = "file:///somewhere"
 				next := s.script(t, "next", probe)
 				told := make(map[string]string)

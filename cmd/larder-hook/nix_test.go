@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -36,6 +37,7 @@ func TestNixsOwnHookQueuesEveryOutput(t *testing.T) {
 	must(t, os.Symlink(program, hook))
 	must(t, os.WriteFile(hook+".queue", []byte(s.File+"\n"), 0o644))
 	cmd := store.Command("nix-build", "--no-out-link", "--option", "post-build-hook", hook, "-E", threeOutputs)
+	cmd.Env = append(slices.Clone(cmd.Env), "LARDER_HOOK_DEADLINE=1m")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("nix-build: %v\n%s", err, out)

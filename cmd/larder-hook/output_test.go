@@ -27,6 +27,7 @@ func TestReaderMayBeGone(t *testing.T) {
 		finish(t, cmd)
 
 		// So may he be when time is up.
+		delete(s.env, "LARDER_HOOK_DEADLINE")
 		s.env["DRV_PATH"] = s.Path("x.drv")
 		must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
 		s.env["LARDER_QUEUE"] = s.File
@@ -53,6 +54,7 @@ func TestReaderMayHaveStoppedReading(t *testing.T) {
 			s.trouble()
 			if s.env["DRV_PATH"] = drv; drv != "" {
 				must(t, syscall.Mkfifo(drv, 0o644))
+				delete(s.env, "LARDER_HOOK_DEADLINE")
 				s.env["LARDER_QUEUE"] = s.File
 			}
 			cmd := s.command(t)

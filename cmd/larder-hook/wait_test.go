@@ -44,20 +44,21 @@ func TestDeadlineIsKept(t *testing.T) {
 			"derivation hangs": {func(t *testing.T, s *site) {
 				s.env["DRV_PATH"] = s.Path("x.drv")
 				must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
-			}, "gave up after 250ms while reading the derivation", 1},
+			}, "gave up after 1s while reading the derivation", 1},
 			"name of the queue hangs": {func(t *testing.T, s *site) {
 				delete(s.env, "LARDER_QUEUE")
 				must(t, syscall.Mkfifo(filepath.Join(s.Dir, "larder-hook.queue"), 0o644))
-			}, "gave up after 250ms while finding the queue", 0},
+			}, "gave up after 1s while finding the queue", 0},
 			"Nix hangs": {func(t *testing.T, s *site) {
 				s.env["DRV_PATH"] = s.Path("none.drv")
 				must(t, os.MkdirAll(filepath.Join(s.State, "db"), 0o755))
 				must(t, syscall.Mkfifo(filepath.Join(s.State, "db", "schema"), 0o644))
-			}, "gave up after 250ms while reading the derivation", 1},
+			}, "gave up after 1s while reading the derivation", 1},
 		} {
 			t.Run(name, func(t *testing.T) {
 				s, q := newSiteWithQueue(t)
 				must(t, q.Close())
+				s.env["LARDER_HOOK_DEADLINE"] = "1s" // of which it waits for the queue for more than half
 				test.block(t, s)
 				cmd := s.command(t)
 				cmd.Args[0] = filepath.Join(s.Dir, "larder-hook")
@@ -75,6 +76,8 @@ func TestDeadlineMayBeSet(t *testing.T) {
 	s, _ := newSiteWithQueue(t)
 	s.env["DRV_PATH"] = s.Path("x.drv")
 	must(t, syscall.Mkfifo(s.env["DRV_PATH"], 0o644))
+	delete(s.env, "LARDER_HOOK_DEADLINE")
+	hooktest.WantSays(t, s.run(t), "gave up after 250ms while")
 	s.env["LARDER_HOOK_DEADLINE"] = "70ms"
 	hooktest.WantSays(t, s.run(t), "gave up after 70ms while")
 	hooktest.WantSays(t, s.run(t, "--deadline", "50ms"), "gave up after 50ms while")

@@ -47,6 +47,8 @@ func (s *session) work(ctx context.Context, finish, hurry <-chan struct{}) error
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// Nobody has use for who gives way in the little time that is left.
+	defer context.AfterFunc(ctx, func() { t.writer.SetBackground(false) })()
 	cfg.Alive = func() {
 		t.forget()
 		if s.detached && s.forgotten() {

@@ -340,7 +340,7 @@ func TestKilledResigningGoesOn(t *testing.T) {
 
 	c, paths := manyEntries(t, count, old)
 	killed, changed := 0, 0
-	for range 5 {
+	for i := 0; i < 5 || killed == 0; i++ { // a slow machine may have become a fast one
 		child := start(c)
 		killer := time.AfterFunc(rand.N(takes/2), func() { _ = child.Process.Kill() })
 		if child.Wait() != nil {
@@ -362,9 +362,6 @@ func TestKilledResigningGoesOn(t *testing.T) {
 		}
 	}
 	must(t, c.SweepTemp(0))
-	if killed == 0 {
-		t.Error("nobody was killed")
-	}
 	t.Logf("%d were killed, and left %d of %d to do", killed, count-changed, count)
 	left := count - changed
 	resigned(t, c, Resigning{Keys: []signature.SecretKey{key}, Drop: []string{"old-1"}}, Resigned{Entries: count, Changed: left, Added: left, Dropped: left})

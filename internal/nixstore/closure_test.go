@@ -236,17 +236,19 @@ func TestLongChainTakesLittleMemory(t *testing.T) {
 	if per >= 200 {
 		t.Errorf("a path of a closure takes %.0f bytes, want less than 200", per)
 	}
-	if took > time.Minute {
-		t.Errorf("took %v", took)
-	}
 
 	// And it ends as soon as nobody waits for it.
-	ctx, cancel := context.WithTimeout(t.Context(), took/10)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	begin = time.Now()
-	_, err = s.Closure(ctx, []string{top}, nothing)
-	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrUnavailable) || time.Since(begin) > took/2+time.Second {
-		t.Errorf("canceled Closure: %v after %v, want context.DeadlineExceeded", err, time.Since(begin))
+	found := 0
+	_, err = s.Closure(ctx, []string{top}, func(int64) bool {
+		if found++; found == count/10 {
+			cancel()
+		}
+		return false
+	})
+	if !errors.Is(err, context.Canceled) || errors.Is(err, ErrUnavailable) || found > count/2 {
+		t.Errorf("canceled Closure: %v after %d paths, want context.Canceled", err, found)
 	}
 }
 

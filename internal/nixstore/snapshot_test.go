@@ -300,7 +300,7 @@ func untilSettled(t *testing.T, s *Store) {
 		if err == nil {
 			return
 		}
-		if time.Since(begin) > 10*time.Second {
+		if time.Since(begin) > time.Minute {
 			t.Fatal(err)
 		}
 	}

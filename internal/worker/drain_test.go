@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -103,17 +102,18 @@ func TestWorkerTriesOnceMoreWhenItIsToFinish(t *testing.T) {
 		r := newRig(t)
 		finish := make(chan struct{})
 		r.Finish, r.Patience = finish, 500*time.Millisecond
-		var finishing atomic.Bool
-		r.copy = func(context.Context, string, int) error {
-			if finishing.Load() && back {
-				return nil
+		r.copy = func(_ context.Context, _ string, attempt int) error {
+			if attempt > 1 { // which may begin before it is told to finish
+				<-finish
+				if back {
+					return nil
+				}
 			}
 			return fmt.Errorf("%w: %w", ErrUnavailable, errDisk)
 		}
 		r.add(1)
 		w := r.start()
 		trouble.Eventually(t, "a pause", func() bool { return strings.Contains(r.log.String(), "pausing") })
-		finishing.Store(true)
 		close(finish)
 		if err := w.wait(t); back != (err == nil) || back != r.gone(1) {
 			t.Errorf("with the cache back %v: %v, job gone %v", back, err, r.gone(1))

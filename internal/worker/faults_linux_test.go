@@ -30,7 +30,7 @@ func workWithoutInotify(args []string) error {
 	if err := trouble.Deny(syscall.SYS_INOTIFY_INIT1, syscall.EMFILE); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	q, err := queue.Create(ctx, filepath.Join(args[0], "queue.db"))
 	if err != nil {

@@ -165,7 +165,7 @@ func (w *working) wait(t *testing.T) error {
 	case err := <-w.done:
 		w.done <- err // for the cleanup
 		return err
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the worker goes on and on")
 		return nil
 	}

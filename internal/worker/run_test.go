@@ -50,12 +50,8 @@ func TestAddedJobIsCopiedAtOnce(t *testing.T) {
 	r.start()
 	<-idle
 	for n := range 50 {
-		begin := time.Now()
 		r.add(n)
 		trouble.Eventually(t, "it is done", func() bool { return r.gone(n) })
-		if took := time.Since(begin); took > 5*time.Second {
-			t.Errorf("took %v", took)
-		}
 	}
 }
 
@@ -105,9 +101,6 @@ func TestWorkerSaysThatItIsAlive(t *testing.T) {
 	begin := time.Now()
 	r.start()
 	trouble.Eventually(t, "it is alive for long", func() bool { return rounds.Load() > 20 })
-	if took := time.Since(begin); took > 10*time.Second {
-		t.Errorf("20 rounds of 5 ms took %v", took)
-	}
 	id, err := queue.Identify(r.Queue.File())
 	must(t, err)
 	if id.Worker.Before(begin.Add(-time.Second)) {
