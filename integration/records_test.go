@@ -198,6 +198,9 @@ func TestJobThatFindsEverythingTouchesNothing(t *testing.T) {
 func TestDaemonRecordsItsDay(t *testing.T) {
 	eachNix(t, func(t *testing.T, n nix) {
 		l := newLarder(t, n)
+		if now := time.Now(); now.Add(5*time.Minute).UTC().Day() != now.UTC().Day() {
+			t.Skip("the day ends soon, and with it the record")
+		}
 		d := l.startWorker(t, "--poll", "20ms")
 		first := l.buildOne(t, "first")
 		recorded := func(file, path string) bool {
