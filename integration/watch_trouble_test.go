@@ -177,13 +177,17 @@ func TestWatcherIsInNobodysWayWhereNixHasNoLog(t *testing.T) {
 func TestNewSchemaMakesJobsWait(t *testing.T) {
 	eachNix(t, func(t *testing.T, n nix) {
 		l := newLarder(t, n)
-		d := l.startWorker(t, "--poll", "3s")
+		d := l.startWorker(t, "--poll", "10s") // it is closed after 2 to 4 s without use
 		first := l.buildOne(t, "first")
 		l.settles(t)
 		// Whoever has it open reads on for a minute at most.
+		isOpen := func() bool { return d.opens(t, "/nix/var/nix/db/db.sqlite") }
 		eventually(t, "Nix's database to be closed", func() bool {
-			l.freezeIdle(t, d)
-			if !d.opens(t, "/nix/var/nix/db/db.sqlite") {
+			if isOpen() {
+				return false
+			}
+			l.freezeIdle(t, d) // which wakes it
+			if !isOpen() {
 				return true
 			}
 			d.signal(t, syscall.SIGCONT)
