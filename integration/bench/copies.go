@@ -51,25 +51,38 @@ func measureCold(ctx context.Context, b *bench, c *corpus, contenders []contende
 	}
 	for n := range b.Runs + 1 {
 		for i, con := range contenders {
-			s, err := copyOnce(ctx, b.w, c, con, "cold")
+			cache := fmt.Sprintf("cold-%d-%d-%s", len(c.Entries), n, con.Key)
+			s, err := copyOnce(ctx, b.w, c, con, cache)
 			if err != nil {
 				return nil, err
 			}
 			status("%d/%d: %s %.2f s", n, b.Runs, con.Label, s.Wall.Seconds())
 			if n > 0 {
-				bytes, err := narFileBytes(b.w.path("cold"))
+				bytes, err := narFileBytes(b.w.path(cache))
 				if err != nil {
 					return nil, err
 				}
 				results[i].add(s)
 				results[i].note("NAR files", "MB", float64(bytes)/1e6)
 			}
-			if err := os.RemoveAll(b.w.path("cold")); err != nil {
-				return nil, fmt.Errorf("remove cache: %w", err)
+			if err := emptyFiles(b.w.path(cache)); err != nil {
+				return nil, fmt.Errorf("empty cache: %w", err)
 			}
 		}
 	}
 	return results, nil
+}
+
+// emptyFiles makes room on the disk. The files stay until the benchmark has ended: ext4 does
+// not use the inodes of deleted ones again for some minutes, and who makes files meanwhile
+// searches past them, whoever has deleted them.
+func emptyFiles(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		return os.Truncate(path, 0)
+	})
 }
 
 // measureFull measures copies to caches that have everything. The untimed
