@@ -21,38 +21,61 @@ const (
 // TestNothingIsClaimedWithoutRoom has a disk that is short twice.
 func TestNothingIsClaimedWithoutRoom(t *testing.T) {
 	r := newRig(t)
-	r.Attempts = 1
-	var short atomic.Bool
-	var asked atomic.Int64
-	short.Store(true)
+	short := true
 	r.Room = func() error {
-		asked.Add(1)
-		if short.Load() {
+		if short {
+			return fmt.Errorf("cache is unavailable: %w", errDisk)
+		}
+		return nil
+	}
+	w, stop := r.worker()
+	defer stop()
+	w.Attempts = 1
+	for spell := 1; spell <= 2; spell++ {
+		jobs := []int{2*spell - 1, 2 * spell}
+		r.add(jobs...)
+		short = true
+		for range 3 {
+			w.paused = time.Time{} // so that the test need not wait
+			must(t, w.round(t.Context()))
+		}
+		if n := strings.Count(r.log.String(), saysFull); n != spell {
+			t.Errorf("said %d times that there is no room, want %d:\n%s", n, spell, r.log.String())
+		}
+		for _, n := range jobs {
+			if row, _ := r.row(n); r.copied(n) != 0 || row.State != queue.Waiting || row.Attempts != 0 || !r.rooted(n) {
+				t.Errorf("job %d is %+v, copied %d times", n, row, r.copied(n))
+			}
+		}
+		short = false
+		w.paused = time.Time{}
+		must(t, w.round(t.Context()))
+		for range jobs {
+			copied := <-w.done
+			w.running--
+			w.settle(copied)
+		}
+		if !r.gone(jobs[0]) || !r.gone(jobs[1]) {
+			t.Errorf("jobs %d are left over", jobs)
+		}
+		if n := strings.Count(r.log.String(), saysRoom); n != spell {
+			t.Errorf("said %d times that there is room, want %d", n, spell)
+		}
+	}
+}
+
+func TestWorkerLooksForRoomByItself(t *testing.T) {
+	r := newRig(t)
+	var asked atomic.Int64
+	r.Room = func() error {
+		if asked.Add(1) <= 2 {
 			return fmt.Errorf("cache is unavailable: %w", errDisk)
 		}
 		return nil
 	}
 	r.add(1, 2)
 	r.start()
-	for spell := 1; spell <= 2; spell++ {
-		before := asked.Load()
-		trouble.Eventually(t, "it has looked for room again", func() bool { return asked.Load() >= before+2 })
-		if n := strings.Count(r.log.String(), saysFull); n != spell {
-			t.Errorf("said %d times that there is no room, want %d:\n%s", n, spell, r.log.String())
-		}
-		for n := 2*spell - 1; n <= 2*spell; n++ {
-			if row, _ := r.row(n); r.copied(n) != 0 || row.State != queue.Waiting || row.Attempts != 0 || !r.rooted(n) {
-				t.Errorf("job %d is %+v, copied %d times", n, row, r.copied(n))
-			}
-		}
-		short.Store(false)
-		trouble.Eventually(t, "all are done", func() bool { return r.gone(2*spell-1) && r.gone(2*spell) })
-		if n := strings.Count(r.log.String(), saysRoom); n != spell {
-			t.Errorf("said %d times that there is room, want %d", n, spell)
-		}
-		short.Store(true)
-		r.add(2*spell+1, 2*spell+2)
-	}
+	trouble.Eventually(t, "all are done", func() bool { return r.gone(1) && r.gone(2) })
 }
 
 // TestCopyThatFindsNoRoomCostsNoAttempt has a large job for which there never is room, and
