@@ -81,7 +81,8 @@ func cacheStatus(c *cli.Context) error {
 		return err
 	}
 	defer cache.Close()
-	survey, err := cachegc.Look(c.Context, cache, time.Now().Add(time.Hour)) // the grace of larder gc
+	grace, _ := parseTime(gcGrace) // (ignored) a constant is right
+	survey, err := cachegc.Look(c.Context, cache, time.Now().Add(grace))
 	if err == nil && policy != (cachegc.Policy{}) {
 		err = survey.Blind()
 	}

@@ -35,7 +35,7 @@ func daemonCommand() *cli.Command {
 			&cli.BoolFlag{Name: "json", Usage: "log in JSON"},
 			failedLogsFlag(), granularityFlag(),
 			timeFlag("gc-interval", "24h", "LARDER_GC_INTERVAL", "remove what the limits below do not keep every `TIME`, such as 7d, if there are any"),
-		}, gcFlags("1h"), contentFlags(), keyFlags(), modeFlags()),
+		}, gcFlags(gcGrace), contentFlags(), keyFlags(), modeFlags()),
 		Action: daemon,
 	}
 }

@@ -24,7 +24,7 @@ func gcCommand() *cli.Command {
 			cacheFlag(), queueFlag(),
 			dryRunFlag("change nothing, but print what would go, and why"),
 			jsonFlag(), quietFlag(),
-			timeFlag("grace", "1h", "", "keep the files of what goes for `TIME`, for those who are reading it; 0s where nobody else uses the cache"),
+			timeFlag("grace", gcGrace, "", "keep the files of what goes for `TIME`, for those who are reading it; 0s where nobody else uses the cache"),
 		}, policyFlags("")...),
 		Action: gc,
 	}
@@ -38,6 +38,9 @@ func policyFlags(of string) []cli.Flag {
 		&cli.IntFlag{Name: "keep-last", EnvVars: []string{"LARDER_KEEP_LAST"}, Usage: of + "keep all that the last `N` runs have used, whatever the limits are"},
 	}
 }
+
+// gcGrace is how long files stay of what was removed, where others may be reading.
+const gcGrace = "1h"
 
 // gcFlags are those of a command that collects when it is done with something else.
 func gcFlags(grace string) []cli.Flag {

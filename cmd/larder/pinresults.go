@@ -71,15 +71,17 @@ func (s *session) pinResults(t *runner.Tally, r *runner.Report, code *int, workE
 	default:
 		pinned, err = s.pin(name, t, r)
 	}
-	if err != nil && !errors.Is(err, errNotWhole) {
-		r.Notes = append(r.Notes, nothingPinned(s.cli, err.Error()))
-		return !errors.Is(err, errNotCopied)
-	}
-	if err != nil {
+	notWhole := errors.Is(err, errNotWhole)
+	switch {
+	case notWhole:
 		r.Notes = append(r.Notes, fmt.Sprintf("pin %s: %v", name, err))
 		warn(s.cli, "pin %s: %v", name, err)
+	case err != nil:
+		r.Notes = append(r.Notes, nothingPinned(s.cli, err.Error()))
 	}
-	r.Pinned = &runner.Pinned{Name: name, Paths: pinned}
+	if err == nil || notWhole {
+		r.Pinned = &runner.Pinned{Name: name, Paths: pinned}
+	}
 	return !errors.Is(err, errNotCopied)
 }
 

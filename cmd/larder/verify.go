@@ -230,7 +230,7 @@ type printedProblem struct {
 func printVerified(c *cli.Context, v *verification, report *cachecheck.Report, repairs []cachecheck.Repair) error {
 	problems := []printedProblem{}
 	left := 0
-	if len(repairs) > 0 || len(report.Problems) == 0 {
+	if len(repairs) > 0 {
 		for _, r := range repairs {
 			p := printed(r.Problem)
 			p.Action = r.Action
@@ -242,7 +242,7 @@ func printVerified(c *cli.Context, v *verification, report *cachecheck.Report, r
 			}
 			problems = append(problems, p)
 		}
-	} else { // or nothing could be repaired
+	} else { // none was wanted, or nothing could be repaired
 		for _, p := range report.Problems {
 			problems = append(problems, printed(p))
 		}
